@@ -1,0 +1,13 @@
+"""What differs between networks: pure functions of one cell's weights and flows, which never know who scans them.
+
+    branch(p, stream, memory, below) -> keep, add, read        stream = keep * stream + add
+    read(stream) -> memory, above
+
+Letters: *B any batch axes, D input width, H hidden size. The product runs in the dtype of the weights (compute), the
+pointwise arithmetic and the stream in the dtype of the stream.
+"""
+
+from lstm_rot.branches import attention, dense, gru, highway, lstm, mlp, rnn
+from lstm_rot.branches.wrappers import probed, with_keep
+
+__all__ = ["attention", "dense", "gru", "highway", "lstm", "mlp", "probed", "rnn", "with_keep"]

@@ -1,0 +1,110 @@
+"""What every model checks before anything is compiled, and the three dtypes of a config."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dtypes:
+    """The dtypes of a model, by name.
+
+    param_dtype: of the weights. compute_dtype: of the products and of what cells hand on; None is param_dtype.
+    stream_dtype: of the streams and the pointwise arithmetic; None is compute_dtype, but at least float32.
+    """
+
+    param_dtype: str = "float32"
+    compute_dtype: str | None = None
+    stream_dtype: str | None = None
+
+    def __post_init__(self):
+        for field in ("param_dtype", "compute_dtype", "stream_dtype"):
+            name = getattr(self, field)
+            if name is None:
+                continue
+            try:
+                floating = jnp.issubdtype(jnp.dtype(name), jnp.floating)
+            except TypeError:
+                floating = False
+            if not floating:
+                raise ValueError(
+                    f"{field}={name!r}: name a floating dtype: 'bfloat16', 'float16', 'float32' or 'float64'"
+                )
+            if jnp.dtype(name) == jnp.float64 and not jax.config.jax_enable_x64:  # pyright: ignore
+                raise ValueError(f"{field}='float64' needs jax.config.update('jax_enable_x64', True) at the start")
+
+    @property
+    def compute(self) -> Any:
+        return jnp.dtype(self.compute_dtype or self.param_dtype)
+
+    @property
+    def stream(self) -> Any:
+        at_least = self.compute if jnp.finfo(self.compute).bits > 32 else jnp.float32
+        return jnp.dtype(self.stream_dtype or at_least)
+
+    def cast(self, params: Any) -> Any:
+        """The weights in the compute dtype, once, outside every loop."""
+        return jax.tree.map(lambda leaf: leaf.astype(self.compute), params)
+
+
+def sizes(config: Any, *fields: str) -> None:
+    """Raises ValueError unless each named field of the config is a whole number of at least 1."""
+    for field in fields:
+        value = getattr(config, field)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{field}={value!r}: give a whole number of at least 1")
+
+
+def floats(name: str, x: Any, shape: str, width: int, *, config_field: str) -> None:
+    """Raises ValueError unless x is floating, of the rank that `shape` ("T B D") writes down, and `width` wide."""
+    rank = len(shape.split())
+    if np.ndim(x) != rank:
+        raise ValueError(
+            f"{name} has {np.ndim(x)} axes, shape {np.shape(x)}: give [{shape.replace(' ', ', ')}], time first; "
+            f"a single sequence or image gets a batch axis of 1"
+        )
+    dtype = jnp.result_type(x)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"{name} is {dtype}: give floating-point features (embed tokens, or {name}.astype('float32'))")
+    if np.shape(x)[-1] != width:
+        raise ValueError(f"{name} has {np.shape(x)[-1]} features, {config_field}={width}: shape is {np.shape(x)}")
+
+
+def like(name: str, tree: Any, expected: Any) -> None:
+    """Raises ValueError unless the tree has the structure and shapes of `expected`."""
+    if jax.tree.structure(tree) != jax.tree.structure(expected):
+        raise ValueError(
+            f"{name} is {jax.tree.structure(tree)}, the config makes {jax.tree.structure(expected)}: "
+            f"was it made with another config?"
+        )
+    for (path, leaf), want in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(expected), strict=True):
+        if np.shape(leaf) != want.shape:
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} has shape {np.shape(leaf)}, the config makes {want.shape}: "
+                f"was it made with another config?"
+            )
+
+
+def traced(x: Any) -> bool:
+    """Whether x stands for values that are not known yet, inside `jax.jit`, `jax.grad` or `jax.vmap`."""
+    return isinstance(x, Tracer)
+
+
+def lengths_in(lengths: Any, batch: int, steps: int) -> None:
+    """Raises ValueError unless lengths are [B] whole numbers in 0..T; the values of traced ones cannot be seen."""
+    if lengths is None:
+        return
+    if np.shape(lengths) != (batch,) or not jnp.issubdtype(jnp.result_type(lengths), jnp.integer):
+        raise ValueError(
+            f"lengths has shape {np.shape(lengths)} and dtype {jnp.result_type(lengths)}: "
+            f"give one whole number a sequence, shape ({batch},)"
+        )
+    if not traced(lengths):
+        values = np.asarray(lengths)
+        wrong = np.flatnonzero((values < 0) | (values > steps))
+        if wrong.size:
+            raise ValueError(f"lengths[{wrong[0]}] = {values[wrong[0]]} is outside 0..{steps}, the time steps of xs")

@@ -1,0 +1,157 @@
+"""A causal Transformer: `scan(chain(turn(residual(attention)), turn(residual(mlp))), DEPTH)`, pre-norm.
+
+Its keys and values are what flows along time. Without a carry a whole sequence is one chunk, as in training; with one,
+a prompt of any length or a single token continues it. Depth inside time is cached decoding, time inside depth prefill.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lstm_rot.branches import attention, mlp
+from lstm_rot.branches.common import layer_norm
+from lstm_rot.core import DEPTH, chain, residual, scan, turn
+from lstm_rot.models import checks
+from lstm_rot.schedules import Schedule, Sequential
+
+
+@dataclass(frozen=True)
+class Config(checks.Dtypes):
+    """Sizes and dtypes; `mlp_size` None is 4 * hidden_size.
+
+    Raises ValueError for sizes below 1, heads that do not divide an even hidden size, and wrong dtypes.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int = 1
+    num_heads: int = 1
+    mlp_size: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.sizes(self, "vocab_size", "hidden_size", "num_layers", "num_heads")
+        if self.mlp_size is not None:
+            checks.sizes(self, "mlp_size")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of num_heads={self.num_heads}: every head gets an "
+                f"equal share"
+            )
+
+
+class Params(NamedTuple):
+    """Weights: the tokens' embedding, (attention, mlp) with a leading layer axis, the last norm, the output layer."""
+
+    embed: Float[Array, "V H"]
+    layers: tuple[attention.Params, mlp.Params]
+    scale: Float[Array, "H"]
+    out: Float[Array, "H V"]
+
+
+Carry = attention.Cache  # with a leading layer axis
+
+
+def init(key: PRNGKeyArray, config: Config) -> Params:
+    """Fresh params; layer l's key is the key folded with l."""
+    return _init(key, config)
+
+
+@partial(jax.jit, static_argnums=1)
+def _init(key: jax.Array, config: Config) -> Params:
+    dtype, hidden = config.param_dtype, config.hidden_size
+    key_embed, key_layers, key_out = jax.random.split(key, 3)
+
+    def layer(index: jax.Array) -> tuple[attention.Params, mlp.Params]:
+        key_attention, key_mlp = jax.random.split(jax.random.fold_in(key_layers, index))
+        return (
+            attention.init(key_attention, hidden, config.num_heads, dtype),
+            mlp.init(key_mlp, hidden, config.mlp_size or 4 * hidden, dtype),
+        )
+
+    return Params(
+        embed=jax.random.normal(key_embed, (config.vocab_size, hidden), dtype),
+        layers=jax.vmap(layer)(jnp.arange(config.num_layers)),
+        scale=jnp.ones(hidden, dtype),
+        out=jax.nn.initializers.lecun_normal()(key_out, (hidden, config.vocab_size), dtype),
+    )
+
+
+def zeros(config: Config, batch: int, positions: int) -> Carry:
+    """An empty cache with room for `positions` tokens a sequence, [L, positions, B, heads, width]."""
+    shape = config.num_layers, positions, batch, config.num_heads, config.hidden_size // config.num_heads
+    k, v = jnp.zeros(shape, config.compute), jnp.zeros(shape, config.compute)
+    return Carry(k, v, jnp.zeros(config.num_layers, "int32"))
+
+
+def apply(
+    params: Params,
+    tokens: Int[Any, "T B"],
+    *,
+    config: Config,
+    carry: Carry | None = None,
+    schedule: Schedule = Sequential(),
+) -> tuple[Carry | None, Float[Array, "T B V"]]:
+    """Runs the Transformer, jitted, on T tokens; returns the carry (None without one) and the next tokens' logits.
+
+    With a carry (`zeros`, or what the last call returned) the tokens continue it: chunks of any sizes equal one run.
+
+    Raises ValueError, before any compilation, for wrong ranks, dtypes, token numbers outside 0..V-1, params or a
+    carry of another config, and a carry without room for the tokens (values are seen where they are not traced).
+    """
+    _check(params, tokens, config, carry)
+    return _apply(params, tokens, carry, config=config, schedule=schedule)
+
+
+def _check(params: Params, tokens: Any, config: Config, carry: Carry | None) -> None:
+    if jnp.ndim(tokens) != 2 or not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
+        raise ValueError(
+            f"tokens has shape {jnp.shape(tokens)} and dtype {jnp.result_type(tokens)}: give whole numbers, [T, B], "
+            f"time first"
+        )
+    checks.like("params", params, _shapes(config))
+    steps, batch = jnp.shape(tokens)
+    if not checks.traced(tokens) and steps * batch:
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= config.vocab_size:
+            raise ValueError(f"tokens run from {low} to {high}: give numbers in 0..{config.vocab_size - 1}")
+    if carry is not None:
+        positions = carry.k.shape[1]
+        checks.like("carry", carry, jax.eval_shape(lambda: zeros(config, batch, positions)))
+        if not checks.traced(carry.length) and int(carry.length[0]) + steps > positions:
+            raise ValueError(
+                f"the carry holds {int(carry.length[0])} of {positions} positions, no room for {steps} more: "
+                f"start with zeros(config, batch, positions) large enough for all tokens"
+            )
+
+
+@lru_cache
+def _shapes(config: Config) -> Params:
+    return jax.eval_shape(lambda: init(jax.random.key(0), config))
+
+
+layer = chain(turn(residual(attention.attention)), turn(residual(mlp.mlp)))  # left: (cache, None); below: (x, ())
+
+
+@partial(jax.jit, static_argnames=("config", "schedule"))
+def _apply(params: Params, tokens: Any, carry: Carry | None, *, config: Config, schedule: Schedule) -> Any:
+    params = config.cast(params)
+    first = 0 if carry is None else carry.length[0]
+    x = (
+        params.embed[tokens].astype(config.stream)
+        + sinusoids(first + jnp.arange(len(tokens), dtype="int32"), config)[:, None]
+    )
+    (carry, _), (x, _) = scan(layer, DEPTH, schedule=schedule)(params.layers, (carry, None), (x, ()))
+    return carry, layer_norm(x, params.scale).astype(config.compute) @ params.out
+
+
+def sinusoids(positions: Int[Array, "T"], config: Config) -> Float[Array, "T H"]:
+    """Sinusoidal positions (Vaswani et al. 2017, section 3.5): [sin(t w_i), cos(t w_i)], w_i = 10000^(-2 i / H)."""
+    half = -(-config.hidden_size // 2)
+    rates = 10000.0 ** (-jnp.arange(half, dtype=config.stream) * 2 / config.hidden_size)
+    angles = positions.astype(config.stream)[:, None] * rates
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)[:, : config.hidden_size]
