@@ -35,6 +35,7 @@ def wavefront(
         raise ValueError(f"time must hand on 'left' and depth 'below', not {time.flow!r} and {depth.flow!r}")
 
     def grid(p: Params, left: Left, below: Below) -> tuple[Right, Above]:
+        p, left, below = jax.tree.map(jnp.asarray, (p, left, below))
         still, moving, join = split(time.tied, p)
         still_tied, moving_tied, _ = split(time.tied, jax.tree.broadcast(depth.tied, p))
         of_layers = [leaf for leaf, tied in zip(still + moving, still_tied + moving_tied, strict=True) if not tied]

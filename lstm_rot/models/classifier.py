@@ -1,7 +1,7 @@
 """One image, either way: its rows as time steps of a recurrent stack, or the whole of it through the depth of a net."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -72,7 +72,13 @@ def apply(
     if pixels != config.body.input_size:
         way = "pixels in all, through depth," if config.turned else "pixels a row, along time,"
         raise ValueError(f"images have {pixels} {way} config.body.input_size={config.body.input_size}")
+    checks.like("params", params, _shapes(config))
     return _apply(params, images, config=config, schedule=schedule)
+
+
+@lru_cache
+def _shapes(config: Config) -> Params:
+    return jax.eval_shape(lambda: init(jax.random.key(0), config))
 
 
 @partial(jax.jit, static_argnames=("config", "schedule"))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from lstm_rot.branches import lstm as branch
 from lstm_rot.models import recurrent
@@ -45,7 +45,7 @@ def apply(
     xs: Float[Any, "T B D"],
     *,
     config: Config,
-    lengths: Int[Any, "B"] | None = None,
+    lengths: Integer[Any, "B"] | None = None,
     carry: Carry | None = None,
     schedule: Schedule = Sequential(),
 ) -> tuple[Carry, Float[Array, "T B H"]]:

@@ -84,7 +84,7 @@ def _shapes(kind: Kind, config: Config, batch: int) -> tuple[Any, Any]:
 def _apply(kind: Kind, params: Any, xs: Any, lengths: Any, carry: Any, *, config: Config, schedule: Schedule) -> Any:
     cell, below = residual(kind.branch), xs.astype(config.compute)
     if lengths is not None:
-        valid = jnp.arange(len(xs))[:, None] < lengths
+        valid = jnp.arange(len(xs), dtype="int32")[:, None] < lengths.astype("int32")
         # Before any product: what stands in the padding, NaN too, must not reach dW.
         cell, below = masked(cell), (jnp.where(valid[..., None], below, 0), valid)
     line = scan(cell, TIME, schedule=schedule)

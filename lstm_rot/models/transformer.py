@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from lstm_rot.branches import attention, mlp
 from lstm_rot.branches.common import layer_norm
@@ -90,7 +90,7 @@ def zeros(config: Config, batch: int, positions: int) -> Carry:
 
 def apply(
     params: Params,
-    tokens: Int[Any, "T B"],
+    tokens: Integer[Any, "T B"],
     *,
     config: Config,
     carry: Carry | None = None,
@@ -120,7 +120,7 @@ def _check(params: Params, tokens: Any, config: Config, carry: Carry | None) -> 
         if low < 0 or high >= config.vocab_size:
             raise ValueError(f"tokens run from {low} to {high}: give numbers in 0..{config.vocab_size - 1}")
     if carry is not None:
-        positions = carry.k.shape[1]
+        positions = carry.k.shape[1] if isinstance(carry, Carry) else 0
         checks.like("carry", carry, jax.eval_shape(lambda: zeros(config, batch, positions)))
         if not checks.traced(carry.length) and int(carry.length[0]) + steps > positions:
             raise ValueError(

@@ -1,0 +1,108 @@
+"""`python -m experiments`: every experiment, and one page of all that is known, results/index.html."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from experiments import degradation, gradient_flow, rotation
+from experiments.claims import CLAIMS
+from experiments.data import DataError
+from experiments.harness import Experiment, Refused, execute, progress_display, writable
+from experiments.page import build
+
+EXPERIMENTS = {
+    module.EXPERIMENT.name: module.EXPERIMENT for module in (gradient_flow, rotation, degradation)
+}  # the quickest first, so that there is soon something to see
+
+
+@dataclasses.dataclass(frozen=True)
+class All:
+    """Run the experiments, and write the page of their results. Ctrl-C keeps what is done."""
+
+    preset: str = "quick"
+    """quick: a minute each, no network; cpu: the honest run without an accelerator"""
+    only: tuple[str, ...] = ()
+    """these experiments alone"""
+    list: bool = False
+    """run nothing: name the experiments and their claims"""
+    publish: bool = False
+    """write each JSON and figure beside its experiment too"""
+    results: Path = Path("results")
+    """where results go"""
+
+
+def main(args: list[str] | None = None) -> None:
+    options, console = tyro.cli(All, args=args, prog="python -m experiments"), Console()
+    if options.list:
+        for experiment in EXPERIMENTS.values():
+            console.print(f"{experiment.name}: {experiment.title} ({', '.join(experiment.claims)})")
+        return
+    try:
+        chosen = select(options)
+        writable(options.results)
+    except Refused as error:
+        sys.exit(f"experiments: {error}")
+    done: set[str] = set()
+    failures: list[str] = []
+    page = options.results / "index.html"
+    try:
+        with progress_display(console) as progress:
+            task = progress.add_task("experiments", total=len(chosen))
+            for experiment in chosen:
+                config = experiment.presets[options.preset]
+                try:
+                    result = execute(
+                        experiment, options.preset, config, options.results, progress, publish=options.publish
+                    )
+                except DataError as error:
+                    failures.append(f"{experiment.name}: {error}")
+                    continue
+                done.add(experiment.name)
+                for claim in result["claims"]:
+                    console.print(f"{claim['id']}: {claim['verdict']}   ({experiment.name}, {result['seconds']} s)")
+                write_page(options.results, done)
+                progress.advance(task)
+    except KeyboardInterrupt:
+        write_page(options.results, done)
+        sys.exit(f"interrupted: kept {', '.join(sorted(done)) or 'nothing'}; see {page}")
+    write_page(options.results, done)
+    console.print(f"all results: {page}")
+    if failures:
+        sys.exit("\n".join(failures))
+
+
+def select(options: All) -> list[Experiment]:
+    """The experiments to run. Raises Refused for unknown ones and unknown presets, naming the known."""
+    unknown = [name for name in options.only if name not in EXPERIMENTS]
+    if unknown:
+        raise Refused(f"unknown experiment {unknown[0]!r}: known are {', '.join(EXPERIMENTS)}")
+    chosen = [EXPERIMENTS[name] for name in options.only or EXPERIMENTS]
+    for experiment in chosen:
+        if options.preset not in experiment.presets:
+            raise Refused(
+                f"unknown preset {options.preset!r} of {experiment.name}: known are {', '.join(experiment.presets)}"
+            )
+    return chosen
+
+
+def write_page(results: Path, fresh: set[str]) -> None:
+    """The page: of each experiment this run's result, else an earlier one's in `results`, else the published."""
+    shown = []
+    for experiment in EXPERIMENTS.values():
+        mine = results / f"{experiment.name}.json"
+        path = mine if mine.exists() else experiment.published
+        if path.exists():
+            result = json.loads(path.read_text())
+            result |= {"published": experiment.name not in fresh, "figure": str(path.with_suffix(".png").resolve())}
+            shown.append(result)
+    seen = {claim["id"] for result in shown for claim in result["claims"]}
+    pending = [claim._asdict() for claim in CLAIMS.values() if claim.id not in seen]
+    build(shown, results / "index.html", pending=pending)
+
+
+if __name__ == "__main__":
+    main()

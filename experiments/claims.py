@@ -1,0 +1,82 @@
+"""The claims under test: what a paper says, where, and its own figure. An experiment names those it tests by id."""
+
+from typing import NamedTuple
+
+
+class Claim(NamedTuple):
+    """One claim; `paper` is the paper's own figure, or why there is none. `leading`: shown first in the README."""
+
+    id: str
+    statement: str
+    source: str
+    paper: str
+    leading: bool = False
+
+
+CLAIMS = {
+    claim.id: claim
+    for claim in (
+        Claim(
+            "SUT24-rotate",
+            "An LSTM is basically a ResNet rotated by 90 degrees, slightly more complicated: an integrator, now called "
+            "the residual stream, and some multiplications.",
+            "I. Sutskever, NeurIPS 2024 Test of Time talk",
+            "no number: an identity",
+            leading=True,
+        ),
+        Claim(
+            "LP16-tied",
+            "A deep ResNet with tied weights is exactly a shallow recurrent net.",
+            "Liao & Poggio 2016",
+            "no number: an identity",
+        ),
+        Claim(
+            "SCH-open",
+            "A ResNet is a highway net whose gates are open, or an unfolded LSTM of 1997.",
+            "J. Schmidhuber",
+            "no number: an identity",
+        ),
+        Claim(
+            "JOZ15-delta",
+            "The LSTM computes what is added to its state directly, so its forget gate sets how the gradient fades: "
+            "with small random weights the gate is 1/2, a vanishing gradient; a forget bias of 1 or 2 mends it.",
+            "Jozefowicz, Zaremba & Sutskever 2015",
+            "factor 0.5 a step at forget bias 0",
+            leading=True,
+        ),
+        Claim(
+            "HE15-degrade",
+            "Deeper plain nets have a higher training error; residual nets the reverse.",
+            "He et al. 2015, Fig. 6 (CIFAR-10, convolutional)",
+            "plain: 20 < 32 < 44 < 56 layers, plain-110 above 60%; residual: the reverse order",
+            leading=True,
+        ),
+        Claim(
+            "SRI15",
+            "Plain nets get harder to train with depth, highway nets train at 100 layers.",
+            "Srivastava et al. 2015, Fig. 1 (MNIST)",
+            "curves, no number read: plain nets worse with each depth, highway nets train at 100 layers",
+        ),
+        Claim(
+            "SEQ14-reverse",
+            "Reversing the source sentence makes a sequence-to-sequence LSTM translate better.",
+            "Sutskever, Vinyals & Le 2014 (WMT'14 En-Fr)",
+            "perplexity 5.8 -> 4.7, BLEU 25.9 -> 30.6",
+            leading=True,
+        ),
+        Claim(
+            "SEQ14-open",
+            "A plain recurrent net should be easy to train on reversed sources (the authors had not tried it).",
+            "Sutskever, Vinyals & Le 2014, conclusion",
+            "no number: a conjecture",
+            leading=True,
+        ),
+        Claim(
+            "NOTE-bottleneck",
+            "The sequential bottleneck made LSTMs lose to attention.",
+            "Vaswani et al. 2017, Table 1; Kaplan et al. 2020, Fig. 7",
+            "sequential steps: recurrent n, self-attention 1",
+            leading=True,
+        ),
+    )
+}

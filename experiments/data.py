@@ -1,0 +1,128 @@
+"""Data sets by name: embedded, or looked for in $LSTM_ROT_DATA, then the user's cache, then at the official address.
+
+Every file is checked against the sha256 of its unpacked content. Nothing is ever unpickled.
+"""
+
+import gzip
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from platformdirs import user_cache_path
+from rich.progress import wrap_file
+
+
+class Images(NamedTuple):
+    """Grey images [N, P, P], float32 in 0..1, and their classes [N], int32; `sha256` is of the unpacked content."""
+
+    name: str
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    sha256: str
+    note: str
+
+
+class DataError(Exception):
+    """A data file is missing or not what it should be; the message says which, from where, and its digest."""
+
+
+MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+DIGESTS = {  # sha256 of the unpacked idx files, byte-identical to those at the official address
+    "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+
+def images(name: str) -> Images:
+    """The data set of that name. Raises DataError where it is unknown, missing with no network, or corrupt."""
+    if name not in LOADERS:
+        raise DataError(f"unknown data set {name!r}: known are {', '.join(LOADERS)}")
+    return LOADERS[name]()
+
+
+def _digits() -> Images:
+    """scikit-learn's handwritten digits: 1,797 of 8 x 8, split once and for all, 1,437 to train and 360 to test."""
+    from sklearn.datasets import load_digits  # slow to import, and not needed for other data
+
+    bunch = load_digits()
+    x, y = np.asarray(bunch.images, np.float32) / 16, np.asarray(bunch.target, np.int32)
+    digest = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
+    order = np.random.Generator(np.random.PCG64(0)).permutation(len(x))
+    train, test = order[:1437], order[1437:]
+    return Images("digits", x[train], y[train], x[test], y[test], digest, "scikit-learn's copy of UCI optdigits, 8x8")
+
+
+def _mnist() -> Images:
+    """The 60,000 and 10,000 handwritten digits of 28 x 28 (CC BY-SA 3.0)."""
+    parts = [_idx(file("mnist", name, MNIST + name)) for name in DIGESTS]
+    train_x, train_y, test_x, test_y = parts
+    return Images(
+        "mnist",
+        train_x.astype(np.float32) / 255,
+        train_y.astype(np.int32),
+        test_x.astype(np.float32) / 255,
+        test_y.astype(np.int32),
+        hashlib.sha256("".join(DIGESTS.values()).encode()).hexdigest(),
+        "sha256 of the four files' sha256 in a row",
+    )
+
+
+LOADERS = {"digits": _digits, "mnist": _mnist}
+
+
+def file(folder: str, name: str, url: str) -> bytes:
+    """The unpacked content of one gzipped file, checked."""
+    cache = user_cache_path("lstm_rot")
+    places = [Path(root) for root in (os.environ.get("LSTM_ROT_DATA"), cache) if root]
+    for place in places:
+        path = place / folder / name
+        if path.is_file():
+            return _checked(path.read_bytes(), str(path), name, remedy=f"delete it to have it downloaded from {url}")
+    target = cache / folder / name
+    try:
+        packed = _download(url)
+    except (urllib.error.URLError, OSError) as error:
+        tried = " or ".join(str(place / folder / name) for place in places)
+        raise DataError(
+            f"{name} of {folder} is missing and could not be downloaded ({error}): put the file from {url} "
+            f"at {tried}; the sha256 of its unpacked content is {DIGESTS[name]}"
+        ) from error
+    content = _checked(packed, url, name, remedy="it was not kept; try again, or put a good copy at " + str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(f".part{os.getpid()}")
+    part.write_bytes(packed)
+    part.replace(target)
+    return content
+
+
+def _download(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as response:
+        size = int(response.headers.get("Content-Length") or 0)
+        with wrap_file(response, total=size, description=url.rsplit("/", 1)[-1]) as stream:
+            return stream.read()
+
+
+def _checked(packed: bytes, origin: str, name: str, *, remedy: str) -> bytes:
+    try:
+        content = gzip.decompress(packed)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{origin} is no whole gzip file ({error}): {remedy}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != DIGESTS[name]:
+        raise DataError(f"{origin} is corrupt: its unpacked sha256 is {digest}, expected {DIGESTS[name]}: {remedy}")
+    return content
+
+
+def _idx(content: bytes) -> np.ndarray:
+    """An array of bytes in the idx format: two zeros, the type 8, the number of axes, their sizes, the bytes."""
+    axes = content[3]
+    shape = np.frombuffer(content, ">u4", axes, offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)

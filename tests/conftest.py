@@ -1,0 +1,34 @@
+"""Eight virtual CPU devices, 64-bit types, strict promotion, and types and shapes checked at every call of the library.
+
+Warnings are errors: pyproject.toml says so.
+"""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jaxtyping
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_disable_most_optimizations", True)  # compiles twice as fast; test_cost.py turns it off
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jaxtyping.install_import_hook("lstm_rot", "beartype.beartype")
+
+
+@pytest.fixture
+def optimized():
+    """The compiler as users have it."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def untyped():
+    """Without the checks of types and shapes, so that a wrong call reaches the library's own messages."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
