@@ -92,7 +92,8 @@ def select(options: All) -> list[Experiment]:
 def write_page(results: Path, fresh: set[str]) -> None:
     """The page: of each experiment this run's result, else an earlier one's in `results`, else the published."""
     shown = []
-    for experiment in EXPERIMENTS.values():
+    order = list(CLAIMS)
+    for experiment in sorted(EXPERIMENTS.values(), key=lambda each: order.index(each.claims[0])):
         mine = results / f"{experiment.name}.json"
         path = mine if mine.exists() else experiment.published
         if path.exists():

@@ -52,8 +52,8 @@ def _digits() -> Images:
     """scikit-learn's handwritten digits: 1,797 of 8 x 8, split once and for all, 1,437 to train and 360 to test."""
     from sklearn.datasets import load_digits  # slow to import, and not needed for other data
 
-    bunch = load_digits()
-    x, y = np.asarray(bunch.images, np.float32) / 16, np.asarray(bunch.target, np.int32)
+    pixels, classes = load_digits(return_X_y=True)
+    x, y = np.asarray(pixels, np.float32).reshape(-1, 8, 8) / 16, np.asarray(classes, np.int32)
     digest = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(x))
     train, test = order[:1437], order[1437:]

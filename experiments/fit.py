@@ -42,11 +42,11 @@ def fit(
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     )
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    images, labels = jnp.asarray(x), jnp.asarray(y)
 
     def step(state: Any, pick: jax.Array) -> tuple[Any, jax.Array]:
         params, moments = state
-        loss, grads = jax.value_and_grad(lambda p: cross_entropy(logits(p, x[pick]), y[pick]))(params)
+        loss, grads = jax.value_and_grad(lambda p: cross_entropy(logits(p, images[pick]), labels[pick]))(params)
         updates, moments = optimizer.update(grads, moments)
         return (optax.apply_updates(params, updates), moments), loss
 

@@ -24,6 +24,7 @@ matplotlib.use("Agg")  # figures go to files
 
 import matplotlib.pyplot as plt
 import tyro
+from cycler import cycler
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
@@ -40,7 +41,7 @@ REPRODUCED, CONTRADICTED, INCONCLUSIVE, OUT_OF_REACH = VERDICTS = (
     "out of reach here",
 )
 PUBLISHED = Path(__file__).parent
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 130,
     "savefig.bbox": "tight",
     "font.size": 9,
@@ -50,7 +51,7 @@ STYLE = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
     # Okabe & Ito 2008: told apart by colour-blind readers
-    "axes.prop_cycle": matplotlib.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]),
+    "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]),
 }
 
 

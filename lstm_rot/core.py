@@ -65,9 +65,7 @@ def chain(*cells: Cell) -> Cell:
 
     def stack(p: Params, left: Left, below: Below) -> tuple[Right, Above]:
         if not len(cells) == len(p) == len(left):
-            raise ValueError(
-                f"a chain of {len(cells)} cells got {len(p)} params and {len(left)} lefts: give one of each a cell"
-            )
+            raise ValueError(f"a chain of {len(cells)} cells got {len(p)} params, {len(left)} lefts: give each its own")
         rights = []
         for cell, p_cell, left_cell in zip(cells, p, left, strict=True):
             right, below = cell(p_cell, left_cell, below)
@@ -78,19 +76,15 @@ def chain(*cells: Cell) -> Cell:
 
 
 def scan(cell: Cell, axis: Axis, *, length: int | None = None, schedule: Schedule = Sequential()) -> Cell:
-    """A line of cells along `axis`, a cell. Along TIME, for tied p, it means
+    """A line of cells along `axis`, a cell. Along TIME, where p is tied, line(p, left, belows) means
 
-        def line(p, left, belows):
-            aboves = []
-            for below in belows:
-                left, above = cell(p, left, below)
-                aboves.append(above)
-            return left, stack(aboves)
+        for t, below in enumerate(belows):
+            left, aboves[t] = cell(p, left, below)
+        return left, aboves
 
-    and along DEPTH the same with the flows exchanged: the line along DEPTH is the turned line of turned cells.
-
-    `length` is needed where nothing with a leading axis enters the line; `schedule` says how the line is run.
-    Raises ValueError for a line without a length, or whose leading axes disagree.
+    and along DEPTH the same with the flows exchanged: it is the turned line of turned cells. `length` is needed where
+    nothing with a leading axis enters; `schedule` says how the line is run. Raises ValueError for a line without a
+    length, or whose leading axes disagree.
     """
     if axis.flow == "below":
         return turn(scan(turn(cell), axis._replace(flow="left"), length=length, schedule=schedule))

@@ -32,3 +32,15 @@ def untyped():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def settings_of_a_user():
+    """JAX's own; for all threads, which a context would not reach."""
+    theirs = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard"}
+    ours = {name: getattr(jax.config, name) for name in theirs}
+    for name, value in theirs.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in ours.items():
+        jax.config.update(name, value)

@@ -1,5 +1,8 @@
 """The one step costs nothing: it compiles to the operations of a scan written by hand, neither more nor less."""
 
+from statistics import median
+from time import process_time
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -86,3 +89,17 @@ def test_the_count_sees_one_operation_more():
 def test_a_thousand_layers_compile_to_the_program_of_ten(gradient):
     f = jax.grad(summed(our_residual_net)) if gradient else our_residual_net
     assert operations(f, *net_args(1000)) == operations(f, *net_args(10))
+
+
+def test_a_thousand_layers_compile_as_fast_as_ten():
+    """Within 1.3 times: the medians of processor seconds, taken in turns."""
+
+    def seconds(layers):
+        lowered = jax.jit(lambda *args: our_residual_net(*args)).lower(*net_args(layers))  # new, so in no cache
+        start = process_time()
+        lowered.compile()
+        return process_time() - start
+
+    seconds(10)
+    ten, thousand = zip(*[(seconds(10), seconds(1000)) for _ in range(7)], strict=True)
+    assert 0.001 < median(thousand) <= 1.3 * median(ten)

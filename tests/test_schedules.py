@@ -30,10 +30,10 @@ SCHEDULES = [Sequential(1), Sequential(3), Checkpointed(), Checkpointed(1), Chec
 
 
 def run(axis, length, schedule):
-    """An LSTM along time, or a residual net with inputs along depth, of that length."""
+    """A plain recurrent net along time, or a residual net with inputs along depth, of that length."""
     if axis == "time":
-        cell, args = scan(CELLS["lstm"].cell, TIME, schedule=schedule), weights(CELLS["lstm"], "float64")
-        return value_and_grads(cell, args, flow(CELLS["lstm"], "float64"), normal("float64", length, B, H))
+        cell, args = scan(CELLS["rnn"].cell, TIME, schedule=schedule), weights(CELLS["rnn"], "float64")
+        return value_and_grads(cell, args, flow(CELLS["rnn"], "float64"), normal("float64", length, B, H))
     cell = scan(turn(CELLS["dense"].cell), DEPTH, schedule=schedule)
     args = weights(CELLS["dense"], "float64", length)
     return value_and_grads(cell, args, normal("float64", length, B, H), flow(CELLS["dense"], "float64"))
@@ -92,9 +92,10 @@ def test_models_take_schedules_and_trace_once():
     assert recurrent._apply._cache_size() == size  # pyright: ignore
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3, 7])
-@pytest.mark.parametrize("layers", [1, 2, 5])
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+EVERY_SIZE = [("lstm", layers, steps) for layers in (1, 2, 5) for steps in (0, 1, 3, 7)]
+
+
+@pytest.mark.parametrize(("name", "layers", "steps"), [*EVERY_SIZE, ("gru", 2, 7), ("gru", 5, 3), ("highway", 3, 2)])
 def test_the_wavefront_is_two_scans(name, layers, steps):
     example = CELLS[name]
     args = weights(example, "float64", layers), flow(example, "float64", layers), normal("float64", steps, B, H)

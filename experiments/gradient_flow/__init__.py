@@ -62,7 +62,7 @@ def kinds(config: Config) -> dict[str, tuple[Any, Any, dict]]:
         "highway": (highway.highway, highway.init, {}),
         "residual": (dense.dense, dense.init, {}),
         **{
-            f"LSTM, forget bias {bias}": (lstm.lstm, small_lstm, {"scale": config.scale, "bias": bias})
+            f"LSTM, forget bias {bias}": (lstm.lstm, small_lstm, {"scale": config.scale, "bias": float(bias)})
             for bias in BIASES
         },
     }
@@ -161,7 +161,7 @@ def run(config: Config, progress: Progress) -> dict:
 
 def at_scale(config: Config, scale: float, bias: int, images: Any) -> dict:
     """The LSTM along time with weights of that scale."""
-    curve = seeded(config, "time", (lstm.lstm, small_lstm, {"scale": scale, "bias": bias}), images)
+    curve = seeded(config, "time", (lstm.lstm, small_lstm, {"scale": scale, "bias": float(bias)}), images)
     return {"factor": curve["factor"], "keep": curve["keep"], "end": curve["log10_gain"][-1]}
 
 

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from rich.progress import Progress
 
 from experiments import data
 from experiments.fit import spread
 from experiments.harness import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Experiment, Finding
 from experiments.rotation import grid, ladder, laws
+from experiments.rotation.drawing import draw
 
 
 @dataclass(frozen=True)
@@ -76,49 +75,16 @@ def judge(measurements: dict) -> list[Finding]:
     return findings
 
 
-def draw(result: dict) -> Figure:
-    rungs = result["measurements"]["ladder"]
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 4), sharey=True, layout="constrained")
-    names, at = [rung["rung"] for rung in rungs], np.arange(len(rungs))
-    for axis, values, colour in (
-        (left, [rung["moved"] or [] for rung in rungs], "#009E73"),
-        (middle, [100 * np.array(rung["accuracy"]) for rung in rungs], "#0072B2"),
-        (right, [rung["arrives"] for rung in rungs], "#D55E00"),
-    ):
-        for y, seeds in zip(at, values, strict=True):
-            axis.plot(seeds, [y] * len(seeds), "o", color=colour, markersize=5, alpha=0.4, markeredgewidth=0)
-            if len(seeds):
-                axis.plot(np.mean(seeds), y, "|", color="black", markersize=14)
-    left.set(
-        yticks=at, yticklabels=names, title="what the change does", xlabel="largest change of the output, same weights"
-    )
-    left.set_xscale("symlog", linthresh=0.01)
-    left.invert_yaxis()
-    middle.set(title="trained: test accuracy", xlabel="%")
-    right.set(title="trained: gradient at the first step", xlabel="relative to the last step's", xscale="log")
-    figure.suptitle(
-        f"From LSTM to ResNet, one change at a time ({result['data']['name']}, {result['seeds']} seeds; bar: mean)"
-    )
-    return figure
-
-
 def table(measurements: dict) -> dict:
-    columns = ["law or rung", "dtype", "max |difference|", "allowed", "test accuracy", "gradient, first / last step"]
-    rows = [
-        [
-            row["law"],
-            row["dtype"],
-            f"{row['difference']:.2g}",
-            f"{row['allowed']:.0e}" if row["allowed"] else "0",
-            "",
-            "",
-        ]
-        for row in measurements["laws"]
-    ]
+    columns = ["law, or rung against numpy", "float32", "float64", "test accuracy", "gradient, first / last step"]
+    laws: dict[str, dict[str, str]] = {}
+    for row in measurements["laws"]:
+        bound = "bit for bit" if row["allowed"] == 0 else f"≤ {row['allowed']:.0e}"
+        laws.setdefault(row["law"], {})[row["dtype"]] = f"{row['difference']:.1e} ({bound})"
+    rows = [[law, gaps["float32"], gaps["float64"], "", ""] for law, gaps in laws.items()]
     for rung in measurements["ladder"]:
-        accuracy, arrives = spread(rung["accuracy"]), spread(rung["arrives"])
-        loop = f"{rung['from_numpy']:.2g}"
-        rows.append([f"rung: {rung['rung']} (to numpy)", "float32", loop, f"{LOOP_TOLERANCE:.0e}", accuracy, arrives])
+        gap = f"{rung['from_numpy']:.1e} (≤ {LOOP_TOLERANCE:.0e})"
+        rows.append([f"rung: {rung['rung']}", gap, "", spread(rung["accuracy"]), spread(rung["arrives"])])
     return {"columns": columns, "rows": rows}
 
 
@@ -130,8 +96,9 @@ EXPERIMENT = Experiment(
     run=run,
     judge=judge,
     draw=draw,
-    caption="An LSTM changed one thing at a time until it is a ResNet. Left: how far each change moves the output of "
-    "the untrained net, all else equal (0: nothing). Middle: accuracy after training each rung alike. Right: how much "
-    "of the loss's gradient with respect to the stream arrives at the first step.",
+    caption="Above: the grid of cells at 0, 45 and 90 degrees, coloured by the gradient of the loss with respect to "
+    "the stream at each cell of the trained nets. Below: an LSTM changed one thing at a time until it is a ResNet: how "
+    "far each change moves the output of the untrained net, all else equal (0: not at all); accuracy after training "
+    "each rung alike; how much of the loss's gradient with respect to the stream arrives at the first step.",
     table=table,
 )

@@ -31,7 +31,12 @@ def highway(
 
 
 def init(
-    key: PRNGKeyArray, input_size: int | None, hidden_size: int, dtype: Any = "float32", *, gate_bias: float = -2.0
+    key: PRNGKeyArray,
+    input_size: int | None,
+    hidden_size: int,
+    dtype: Any = "float32",
+    *,
+    gate_bias: float | Array = -2.0,
 ) -> Params:
     """He normal weights; b zero, the gate's `gate_bias`: below zero, so that the stream is carried at first."""
     key_x, key_h = jax.random.split(key)

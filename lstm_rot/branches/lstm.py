@@ -57,7 +57,12 @@ def lstm_1997(
 
 
 def init(
-    key: PRNGKeyArray, input_size: int | None, hidden_size: int, dtype: Any = "float32", *, forget_bias: float = 1.0
+    key: PRNGKeyArray,
+    input_size: int | None,
+    hidden_size: int,
+    dtype: Any = "float32",
+    *,
+    forget_bias: float | Array = 1.0,
 ) -> Params:
     """Lecun normal W_x, orthogonal W_h for each gate, b zero but for the forget gate (1: Jozefowicz et al. 2015)."""
     bias = jnp.zeros((4, hidden_size), dtype).at[1].set(forget_bias)

@@ -1,5 +1,6 @@
 """Stacked GRU: `scan(scan(residual(gru), TIME), DEPTH)`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ def apply(
     xs: Float[Any, "T B D"],
     *,
     config: Config,
-    lengths: Integer[Any, "B"] | None = None,
+    lengths: Integer[Any, "B"] | Sequence[int] | None = None,
     carry: Carry | None = None,
     schedule: Schedule = Sequential(),
 ) -> tuple[Carry, Float[Array, "T B H"]]:

@@ -1,5 +1,6 @@
 """Stacked LSTM: `scan(scan(residual(lstm), TIME), DEPTH)`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ def apply(
     xs: Float[Any, "T B D"],
     *,
     config: Config,
-    lengths: Integer[Any, "B"] | None = None,
+    lengths: Integer[Any, "B"] | Sequence[int] | None = None,
     carry: Carry | None = None,
     schedule: Schedule = Sequential(),
 ) -> tuple[Carry, Float[Array, "T B H"]]:

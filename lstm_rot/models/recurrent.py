@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lstm_rot.core import DEPTH, TIME, Above, Below, Branch, Cell, Left, Params, Right, chain, residual, scan
 from lstm_rot.models import checks
@@ -67,6 +68,7 @@ def apply(
     """Checks, then runs the jitted stack."""
     checks.floats("xs", xs, "T B D", config.input_size, config_field="config.input_size")
     steps, batch, _ = jnp.shape(xs)
+    lengths = np.asarray(lengths) if isinstance(lengths, list | tuple) else lengths
     expected_params, expected_carry = _shapes(kind, config, batch)
     checks.like("params", params, expected_params)
     checks.lengths_in(lengths, batch, steps)

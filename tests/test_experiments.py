@@ -1,0 +1,276 @@
+"""The experiments: their verdict rules, their data, what they write, and what they say when they cannot run."""
+
+import gzip
+import json
+import re
+import urllib.error
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.progress import Progress
+
+from experiments import __main__ as everything
+from experiments import data, degradation, gradient_flow, harness, rotation
+from experiments.claims import CLAIMS
+from experiments.rotation import laws
+
+pytestmark = pytest.mark.usefixtures("settings_of_a_user")
+EXPERIMENTS = list(everything.EXPERIMENTS.values())
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "gradient_flow": replace(
+        gradient_flow.PRESETS["quick"], steps=6, hidden_size=4, images=2, seeds=2, scales=(0.01, 0.1)
+    ),
+    "rotation": replace(rotation.PRESETS["quick"], hidden_size=8, steps=3, batch=4, seeds=2),
+    "degradation": replace(
+        degradation.PRESETS["quick"], depths=(1, 2), pieces=(8, 32), hidden_size=4, steps=60, batch=4, seeds=2
+    ),
+}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda each: each.name)
+def test_a_run_writes_json_and_a_figure_drawn_from_it_alone(experiment, tmp_path, monkeypatch):
+    few = laws._laws()[:3]  # all of them have tests of their own
+    monkeypatch.setattr(laws, "_laws", lambda: few)
+    published = tmp_path / experiment.name / "published.json"
+    published.parent.mkdir()
+    monkeypatch.setattr(harness, "PUBLISHED", tmp_path)
+    result = harness.execute(experiment, "quick", TINY[experiment.name], tmp_path, Progress(disable=True), publish=True)
+
+    written = json.loads((tmp_path / f"{experiment.name}.json").read_text())
+    assert written == json.loads(published.read_text())
+    assert [claim["id"] for claim in written["claims"]] == list(experiment.claims)
+    assert all(claim["verdict"] in harness.VERDICTS and claim["rule"] and claim["ours"] for claim in written["claims"])
+    assert written["seeds"] == 2 and len(written["data"]["sha256"]) == 64
+    assert "--seeds 2" in written["command"] and f"experiments.{experiment.name} --preset quick" in written["command"]
+    assert {"hardware", "load", "seconds", "date", "versions", "config"} <= written.keys()
+    assert result["table"]["rows"] and all(
+        len(row) == len(result["table"]["columns"]) for row in result["table"]["rows"]
+    )
+
+    figures = [path.with_suffix(".png") for path in (tmp_path / f"{experiment.name}.json", published)]
+    for figure in figures:
+        figure.write_bytes(b"")
+    harness.main(experiment, ["--redraw", "--results", str(tmp_path)])
+    assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda each: each.name)
+def test_the_published_verdicts_follow_from_the_published_numbers(experiment):
+    published = json.loads(experiment.published.read_text())
+    findings = {finding.id: finding for finding in experiment.judge(published["measurements"])}
+    for claim in published["claims"]:
+        assert (claim["verdict"], claim["rule"]) == (findings[claim["id"]].verdict, findings[claim["id"]].rule)
+        assert (claim["statement"], claim["paper"]) == (CLAIMS[claim["id"]].statement, CLAIMS[claim["id"]].paper)
+    assert experiment.published.with_suffix(".png").stat().st_size < 300_000
+
+
+def test_the_readme_says_of_the_leading_claims_what_was_published():
+    rows = dict(
+        re.findall(r"^\| `([\w-]+)` \|.*\| \**([\w ]+?)\** \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    )
+    verdicts = {
+        claim["id"]: claim["verdict"]
+        for experiment in EXPERIMENTS
+        for claim in json.loads(experiment.published.read_text())["claims"]
+    }
+    assert rows == {claim.id: verdicts.get(claim.id, "not run yet") for claim in CLAIMS.values() if claim.leading}
+
+
+# Verdict rules: code, so they have tests of their own.
+
+
+def degraded(plain, residual, highway, last=100):
+    kinds = {"plain": plain, "residual": residual, "highway": highway}
+    return {
+        "rows": [
+            {"axis": "depth", "kind": kind, "size": size, "train_error": [error - 0.01, error + 0.01]}
+            for kind, errors in kinds.items()
+            for size, error in zip((5, last), errors, strict=True)
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdicts"),
+    [
+        (degraded((0.1, 0.8), (0.1, 0.1), (0.1, 0.1)), ["reproduced", "reproduced"]),
+        (degraded((0.1, 0.8), (0.1, 0.1), (0.1, 0.1), last=50), ["reproduced", "inconclusive"]),
+        (degraded((0.1, 0.11), (0.1, 0.1), (0.1, 0.1)), ["inconclusive", "inconclusive"]),
+        (degraded((0.8, 0.1), (0.1, 0.1), (0.1, 0.1)), ["contradicted", "contradicted"]),
+        (degraded((0.1, 0.8), (0.1, 0.5), (0.1, 0.3)), ["contradicted", "contradicted"]),
+        (degraded((0.1, 0.14), (0.13, 0.13), (0.1, 0.1)), ["inconclusive", "reproduced"]),
+    ],
+)
+def test_degradation_judges_by_rise_and_spread(measured, verdicts):
+    assert [finding.verdict for finding in degradation.judge(measured)] == verdicts
+
+
+def faded(factors, ends=(-19.0, -4.0)):
+    curve = {"factor": [0.5], "keep": [0.5]}
+    return {
+        "curves": {"time": {f"LSTM, forget bias {bias}": curve for bias in gradient_flow.BIASES}},
+        "scales": [
+            {"scale": 0.1}
+            | {
+                f"bias {bias}": {"factor": [factor], "keep": [0.5], "end": end}
+                for bias, factor, end in zip((0, 1, 2), (at_zero, 0.73, 0.88), (ends[0], -9.0, ends[1]), strict=True)
+            }
+            for at_zero in factors
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdict"),
+    [
+        (faded([0.5, 0.54]), "reproduced"),
+        (faded([0.5, 0.6]), "inconclusive"),
+        (faded([0.6, 0.6]), "contradicted"),
+        (faded([0.5, 0.5], ends=(-8.0, -4.0)), "contradicted"),
+    ],
+)
+def test_gradient_flow_judges_by_the_factor_a_step(measured, verdict):
+    assert [finding.verdict for finding in gradient_flow.judge(measured)] == [verdict]
+
+
+def climbed(gap=0.0, from_numpy=0.0, worst=0.95):
+    rung = {"rung": "a rung", "from_numpy": from_numpy, "arrives": [1.0]}
+    ladder = [{**rung, "accuracy": [accuracy]} for accuracy in (0.96, worst, 0.97)]
+    rows = [
+        {"law": claim, "claim": claim, "dtype": "float32", "difference": gap, "allowed": 0.0}
+        for claim in rotation.EXPERIMENT.claims
+    ]
+    return {"laws": rows, "ladder": ladder, "trained_on": "digits"}
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdicts"),
+    [
+        (climbed(), ["reproduced"] * 3),
+        (climbed(worst=0.9), ["inconclusive", "reproduced", "reproduced"]),
+        (climbed(from_numpy=1e-3), ["contradicted", "reproduced", "reproduced"]),
+        (climbed(gap=1e-30), ["contradicted"] * 3),
+    ],
+)
+def test_rotation_judges_laws_rungs_and_training(measured, verdicts):
+    assert [finding.verdict for finding in rotation.judge(measured)] == verdicts
+
+
+def test_laws_notice_a_cell_that_breaks_them(monkeypatch):
+    images = data.images("digits").test_x[:4]
+    monkeypatch.setattr(laws, "turn", lambda cell: lambda p, left, below: cell(p, left, below))
+    table = {law.name: law.measure(np.swapaxes(images, 0, 1), "float32") for law in laws._laws()[:1]}
+    assert table["turn(turn(c)) is c"] == 0  # a turn that does nothing keeps this law ...
+    with pytest.raises((TypeError, ValueError)):  # ... and no other
+        laws._laws()[1].measure(np.swapaxes(images, 0, 1), "float32")
+
+
+# Data.
+
+
+def test_digits_are_split_once_and_for_all():
+    images = data.images("digits")
+    assert images.train_x.shape == (1437, 8, 8) and images.test_x.shape == (360, 8, 8)
+    assert images.train_x.dtype == np.float32 and images.train_x.min() == 0 and images.train_x.max() == 1
+    counts = np.bincount(np.concatenate([images.train_y, images.test_y]))
+    assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert images.sha256 == "cf7e26e57b05ca0df6c8c74907284c3304259880cb7ebc523919b068a1ba6454"
+
+
+@pytest.fixture
+def mnist_file(tmp_path, monkeypatch):
+    """A small idx file under an official name, its digest in the table, and both places empty."""
+    name, pixels = "t10k-images-idx3-ubyte.gz", np.arange(2 * 3 * 3, dtype=np.uint8)
+    content = bytes([0, 0, 8, 3]) + np.array([2, 3, 3], ">u4").tobytes() + pixels.tobytes()
+    monkeypatch.setitem(data.DIGESTS, name, data.hashlib.sha256(content).hexdigest())
+    monkeypatch.setenv("LSTM_ROT_DATA", str(tmp_path / "mine"))
+    monkeypatch.setattr(data, "user_cache_path", lambda app: tmp_path / "cache")
+    return name, gzip.compress(content), pixels.reshape(2, 3, 3)
+
+
+def test_data_is_taken_from_the_folder_the_cache_or_the_address(mnist_file, tmp_path):
+    name, packed, pixels = mnist_file
+    official = tmp_path / "official" / name
+    official.parent.mkdir()
+    official.write_bytes(packed)
+    address = official.as_uri()
+    np.testing.assert_array_equal(data._idx(data.file("mnist", name, address)), pixels)  # downloaded, and kept
+    official.unlink()
+    np.testing.assert_array_equal(data._idx(data.file("mnist", name, address)), pixels)
+    assert [path.name for path in (tmp_path / "cache" / "mnist").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("case", ["missing", "truncated", "other content", "unknown"])
+def test_data_errors_name_the_file_the_address_and_the_digest(case, mnist_file, tmp_path, monkeypatch):
+    name, packed, _ = mnist_file
+    address, place = data.MNIST + name, tmp_path / "mine" / "mnist" / name
+
+    def no_network(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(data.urllib.request, "urlopen", no_network)
+    place.parent.mkdir(parents=True)
+    if case == "truncated":
+        place.write_bytes(packed[:-9])
+    elif case == "other content":
+        place.write_bytes(gzip.compress(b"something else"))
+    with pytest.raises(data.DataError) as error:
+        data.images("cifar11") if case == "unknown" else data.file("mnist", name, address)
+    said = {
+        "missing": [name, str(place), str(tmp_path / "cache"), address, data.DIGESTS[name]],
+        "truncated": [str(place), "no whole gzip file", address],
+        "other content": [str(place), "corrupt", data.DIGESTS[name], address],
+        "unknown": ["cifar11", "digits, mnist"],
+    }[case]
+    assert all(part in str(error.value) for part in said), error.value
+    assert case == "missing" or case == "unknown" or place.exists()  # nothing of the user's is deleted
+
+
+# Command lines.
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda out: harness.main(rotation.EXPERIMENT, ["--preset", "huge", "--results", out]), "known are quick, cpu"),
+        (lambda out: everything.main(["--only", "rotations", "--results", out]), "known are gradient_flow, rotation, "),
+        (lambda out: everything.main(["--preset", "huge", "--results", out]), "known are quick, cpu"),
+        (
+            lambda out: harness.main(rotation.EXPERIMENT, ["--results", f"{out}/file/x"]),
+            "choose a folder with --results",
+        ),
+        (lambda out: everything.main(["--results", f"{out}/file/x"]), "choose a folder with --results"),
+        (lambda out: harness.main(degradation.EXPERIMENT, ["--data", "cifar11", "--results", out]), "digits, mnist"),
+        (lambda out: harness.main(degradation.EXPERIMENT, ["--pieces", "7", "--results", out]), "must divide the 64"),
+        (lambda out: harness.main(gradient_flow.EXPERIMENT, ["--steps", "65", "--results", out]), "only 64 pixels"),
+    ],
+)
+def test_a_run_that_cannot_begin_says_why_before_it(call, said, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stop:
+        call(str(tmp_path))
+    assert said in str(stop.value.code)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_list_names_every_experiment_and_runs_none(capsys, tmp_path):
+    everything.main(["--list", "--results", str(tmp_path / "new")])
+    out = capsys.readouterr().out
+    assert all(experiment.name in out and experiment.claims[0] in out for experiment in EXPERIMENTS)
+    assert not (tmp_path / "new").exists()
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path, monkeypatch):
+    def interrupted(config, progress):
+        raise KeyboardInterrupt
+
+    small = replace(gradient_flow.EXPERIMENT, presets={"quick": TINY["gradient_flow"]})
+    stopped = replace(rotation.EXPERIMENT, run=interrupted)
+    monkeypatch.setattr(everything, "EXPERIMENTS", {"gradient_flow": small, "rotation": stopped})
+    with pytest.raises(SystemExit, match=r"kept gradient_flow; see .*index\.html"):
+        everything.main(["--results", str(tmp_path)])
+    page = (tmp_path / "index.html").read_text()
+    assert (tmp_path / "gradient_flow.json").exists() and "JOZ15-delta" in page and "not run yet" in page
