@@ -18,7 +18,7 @@ TIME_PROBED = Axis("left", tied=(True, False))  # p is (weights, probes)
 
 
 class Weights(NamedTuple):
-    """Into the stream, SIDE cells, the norm and the head."""
+    """Into the stream, the cells, the norm and the head."""
 
     embed: jax.Array
     cells: Any
@@ -27,11 +27,12 @@ class Weights(NamedTuple):
     b: jax.Array
 
 
-def init(make: Callable[..., Any], inputs: int | None, width: int, hidden: int, key: jax.Array) -> Weights:
-    """`make` makes the weights of one cell."""
-    cells = jax.vmap(lambda k: make(k, inputs, hidden))(jax.random.split(key, SIDE))
-    embed = jax.nn.initializers.lecun_normal()(jax.random.fold_in(key, SIDE), (width, hidden))
-    return Weights(embed, cells, jnp.ones(hidden), jnp.zeros((hidden, CLASSES)), jnp.zeros(CLASSES))
+def init(make: Callable[..., Any], inputs: int | None, width: int, hidden: int, cells: int, key: jax.Array) -> Weights:
+    """`make` makes the weights of one cell; the embedding is [width, hidden]."""
+    key_embed, key_cells = jax.random.split(key)
+    weights = jax.vmap(lambda k: make(k, inputs, hidden))(jax.random.split(key_cells, cells))
+    embed = jax.nn.initializers.lecun_normal()(key_embed, (width, hidden))
+    return Weights(embed, weights, jnp.ones(hidden), jnp.zeros((hidden, CLASSES)), jnp.zeros(CLASSES))
 
 
 def head(p: Weights, top: jax.Array) -> jax.Array:
@@ -55,7 +56,7 @@ def lstm_logits(grid: Callable[[Cell], Cell], p: Weights, images: jax.Array, pro
 
 
 def resnet_logits(p: Weights, images: jax.Array, probes: jax.Array) -> jax.Array:
-    """SIDE residual layers through depth; probes [depth, B, H]."""
+    """A residual net through depth; probes [depth, B, H]."""
     start = images.reshape(len(images), -1) @ p.embed
     _, (stream, _) = scan(turn(residual(probed(dense.dense))), DEPTH)((p.cells, probes), None, (start, ()))
     return head(p, stream)
@@ -68,7 +69,7 @@ def measure(config: Any, images: Images, progress: Progress) -> dict:
 
     def train(make: Any, inputs: int | None, width: int, logits: Any, shape: tuple[int, ...], label: str) -> Weights:
         params, _ = fit(
-            per_seed(lambda key: init(make, inputs, width, hidden, key), 1),
+            per_seed(lambda key: init(make, inputs, width, hidden, shape[0], key), 1),
             lambda p, x: logits(p, x, jnp.zeros((*shape, len(x), hidden))),
             images.train_x,
             images.train_y,
@@ -92,11 +93,11 @@ def measure(config: Any, images: Images, progress: Progress) -> dict:
 
     square = (SIDE, pixels)
     stack = train(lstm.init, hidden, pixels, through(diagonal), square, "the grid's LSTM")
-    net = train(dense.init, None, pixels * pixels, resnet_logits, (SIDE,), "the grid's ResNet")
+    net = train(dense.init, None, pixels * pixels, resnet_logits, (pixels,), "the grid's ResNet")
     at_0 = norms(through(nested), stack, x[: 8 * count], y[: 8 * count], square)
     at_45 = norms(through(diagonal), stack, x[: 8 * count], y[: 8 * count], square)
     lines = [jnp.flatnonzero(y == digit)[:count] for digit in range(SIDE)]
-    at_90 = jnp.stack([norms(resnet_logits, net, x[line], y[line], (SIDE,)) for line in lines])
+    at_90 = jnp.stack([norms(resnet_logits, net, x[line], y[line], (pixels,)) for line in lines])
     unit = "‖∂ loss / ∂ stream‖"
     return {
         "depth": SIDE,
@@ -125,7 +126,7 @@ def measure(config: Any, images: Images, progress: Progress) -> dict:
                 "angle": 90,
                 "name": "ResNet",
                 "code": "scan(turn(residual(dense)), DEPTH)",
-                "caption": f"A residual net of {SIDE} layers, trained on the same digits: the stream runs through "
+                "caption": f"A residual net of {pixels} layers, trained on the same digits: the stream runs through "
                 "depth, each layer with weights of its own. One column a digit, from 0 on the right to 7; between "
                 "the columns nothing flows.",
                 "values": at_90.tolist(),

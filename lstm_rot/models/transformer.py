@@ -23,7 +23,7 @@ from lstm_rot.schedules import Schedule, Sequential
 class Config(checks.Dtypes):
     """Sizes and dtypes; `mlp_size` None is 4 * hidden_size.
 
-    Raises ValueError for sizes below 1, heads that do not divide an even hidden size, and wrong dtypes.
+    Raises ValueError for sizes below 1, heads that do not divide the hidden size, and wrong dtypes.
     """
 
     vocab_size: int
