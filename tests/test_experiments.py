@@ -7,6 +7,7 @@ import urllib.error
 from dataclasses import replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.progress import Progress
@@ -111,6 +112,7 @@ def test_degradation_judges_by_rise_and_spread(measured, verdicts):
 def faded(factors, ends=(-19.0, -4.0)):
     curve = {"factor": [0.5], "keep": [0.5]}
     return {
+        "scale": 0.1,
         "curves": {"time": {f"LSTM, forget bias {bias}": curve for bias in gradient_flow.BIASES}},
         "scales": [
             {"scale": 0.1}
@@ -160,12 +162,12 @@ def test_rotation_judges_laws_rungs_and_training(measured, verdicts):
 
 
 def test_laws_notice_a_cell_that_breaks_them(monkeypatch):
-    images = data.images("digits").test_x[:4]
+    x = jnp.asarray(data.images("digits").test_x[:4]).swapaxes(0, 1)
     monkeypatch.setattr(laws, "turn", lambda cell: lambda p, left, below: cell(p, left, below))
-    table = {law.name: law.measure(np.swapaxes(images, 0, 1), "float32") for law in laws._laws()[:1]}
+    table = {law.name: law.measure(x, "float32") for law in laws._laws()[:1]}
     assert table["turn(turn(c)) is c"] == 0  # a turn that does nothing keeps this law ...
     with pytest.raises((TypeError, ValueError)):  # ... and no other
-        laws._laws()[1].measure(np.swapaxes(images, 0, 1), "float32")
+        laws._laws()[1].measure(x, "float32")
 
 
 # Data.

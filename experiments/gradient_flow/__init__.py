@@ -156,7 +156,7 @@ def run(config: Config, progress: Progress) -> dict:
     scales = [{"scale": scale, **{f"bias {bias}": at_scale(config, scale, bias, some) for bias in BIASES[:3]}}
               for scale in config.scales]  # fmt: skip
     used = {"name": images.name, "sha256": images.sha256, "note": images.note}
-    return {"curves": curves, "scales": scales, "data": used}
+    return {"curves": curves, "scales": scales, "scale": config.scale, "data": used}
 
 
 def at_scale(config: Config, scale: float, bias: int, images: Any) -> dict:
@@ -182,8 +182,8 @@ def judge(measurements: dict) -> list[Finding]:
     at = measurements["curves"]["time"]
     others = ", ".join(f"{spread(at[f'LSTM, forget bias {b}']['factor'])} at bias {b}" for b in BIASES[1:])
     ours = (
-        f"forget bias 0: the gate keeps {spread(at['LSTM, forget bias 0']['keep'])} a step, and the gradient fades by "
-        f"{at_zero}: by the gate's 0.5 only while the weights are very small. {others}"
+        f"forget bias 0: the gate keeps {spread(at['LSTM, forget bias 0']['keep'])} a step; the gradient's factor is "
+        f"{at_zero}. With weights ±{measurements['scale']:g} it is {others}"
     )
     rule = (
         "reproduced if along time the gradient's factor a step at forget bias 0 is within 0.05 of 0.5 at every scale "

@@ -15,7 +15,7 @@ INK = "#222222"
 
 def draw(result: dict) -> Figure:
     figure = plt.figure(figsize=(10, 8), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1))
+    above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     stops = result["grid"]["stops"]
     values = np.array([stop["values"] for stop in stops])
     norm = LogNorm(values.min(), values.max())
