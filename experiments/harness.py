@@ -93,7 +93,7 @@ class Options:
     publish: bool = False
     """write the JSON and the figure beside the experiment too"""
     redraw: bool = False
-    """run nothing: draw the figures again from the JSONs there are"""
+    """run nothing: judge and draw again from the numbers in the JSONs there are"""
     results: Path = Path("results")
     """where results go"""
 
@@ -116,6 +116,8 @@ def main(experiment: Experiment, args: list[str] | None = None) -> None:
             result = execute(experiment, options.preset, config, options.results, progress, publish=options.publish)
     except (Refused, DataError) as error:
         sys.exit(f"{experiment.name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{experiment.name}: interrupted; nothing was written")
     report(console, result)
 
 
@@ -158,19 +160,14 @@ def execute(
     load, start = os.getloadavg(), time.perf_counter()
     measurements = experiment.run(config, progress)
     seconds = time.perf_counter() - start
-    findings = {finding.id: finding for finding in experiment.judge(measurements)}
     result = {
         "experiment": experiment.name,
-        "title": experiment.title,
         "command": _command(experiment, preset, config),
         "preset": preset,
-        "claims": [{**CLAIMS[id]._asdict(), **findings[id]._asdict()} for id in experiment.claims],
         "config": dataclasses.asdict(config),
         "seeds": config.seeds,
         **{key: measurements.pop(key) for key in ("data", "grid") if key in measurements},
         "measurements": measurements,
-        "table": experiment.table(measurements),
-        "figure_caption": experiment.caption,
         "hardware": hardware(),
         "load": [round(x, 2) for x in load],
         "seconds": round(seconds, 1),
@@ -180,34 +177,43 @@ def execute(
             **{name: version(name) for name in ("jax", "jaxlib", "numpy", "optax", "scikit-learn")},
         },
     }
+    result |= assess(experiment, measurements)
     for path in [results / f"{experiment.name}.json"] + [experiment.published] * publish:
         write(experiment, result, path)
     return result
 
 
+def assess(experiment: Experiment, measurements: dict) -> dict:
+    """All of a result that follows from its measurements: the verdicts, the table, the words."""
+    findings = {finding.id: finding for finding in experiment.judge(measurements)}
+    return {
+        "title": experiment.title,
+        "claims": [{**CLAIMS[id]._asdict(), **findings[id]._asdict()} for id in experiment.claims],
+        "table": experiment.table(measurements),
+        "figure_caption": experiment.caption,
+    }
+
+
 def write(experiment: Experiment, result: dict, path: Path) -> None:
-    """The JSON, and the figure drawn from what was read back of it; each replaces the older one in one step."""
+    """The JSON, and beside it the figure drawn from what is read back of it."""
     part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(_rounded(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    part.replace(path)
-    draw(experiment, path)
-
-
-def draw(experiment: Experiment, path: Path) -> Path:
-    """The figure of the result at `path`, beside it."""
+    part.write_text(json.dumps(_rounded(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    part.replace(path)  # in one step: no half of a result is ever there
     with plt.rc_context(STYLE):
-        figure = experiment.draw(json.loads(path.read_text()))
+        figure = experiment.draw(json.loads(path.read_text("utf-8")))
         figure.savefig(path.with_suffix(".png"))
         plt.close(figure)
-    return path.with_suffix(".png")
 
 
 def redraw(experiment: Experiment, results: Path) -> list[Path]:
-    """Draws again every figure whose JSON is there. Raises Refused where there is none."""
+    """Judges and draws again every result whose JSON is there, its numbers untouched. Raises Refused for none."""
     there = [path for path in (results / f"{experiment.name}.json", experiment.published) if path.exists()]
     if not there:
         raise Refused(f"nothing to redraw: neither {results / experiment.name}.json nor {experiment.published} exists")
-    return [draw(experiment, path) for path in there]
+    for path in there:
+        result = json.loads(path.read_text())
+        write(experiment, result | assess(experiment, result["measurements"]), path)
+    return [path.with_suffix(".png") for path in there]
 
 
 def _rounded(tree: Any) -> Any:

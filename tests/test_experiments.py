@@ -97,12 +97,13 @@ def degraded(plain, residual, highway, last=100):
 @pytest.mark.parametrize(
     ("measured", "verdicts"),
     [
-        (degraded((0.1, 0.8), (0.1, 0.1), (0.1, 0.1)), ["reproduced", "reproduced"]),
-        (degraded((0.1, 0.8), (0.1, 0.1), (0.1, 0.1), last=50), ["reproduced", "inconclusive"]),
+        (degraded((0.1, 0.8), (0.2, 0.1), (0.1, 0.1)), ["reproduced", "reproduced"]),
+        (degraded((0.1, 0.8), (0.1, 0.1), (0.1, 0.1)), ["inconclusive", "reproduced"]),
+        (degraded((0.1, 0.8), (0.2, 0.1), (0.1, 0.1), last=50), ["reproduced", "inconclusive"]),
         (degraded((0.1, 0.11), (0.1, 0.1), (0.1, 0.1)), ["inconclusive", "inconclusive"]),
         (degraded((0.8, 0.1), (0.1, 0.1), (0.1, 0.1)), ["contradicted", "contradicted"]),
         (degraded((0.1, 0.8), (0.1, 0.5), (0.1, 0.3)), ["contradicted", "contradicted"]),
-        (degraded((0.1, 0.14), (0.13, 0.13), (0.1, 0.1)), ["inconclusive", "reproduced"]),
+        (degraded((0.1, 0.14), (0.2, 0.1), (0.13, 0.13)), ["reproduced", "inconclusive"]),
     ],
 )
 def test_degradation_judges_by_rise_and_spread(measured, verdicts):

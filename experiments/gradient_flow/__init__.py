@@ -208,6 +208,12 @@ def draw(result: dict) -> Figure:
             if kind != "plain":  # its keep is 0: the product has no logarithm
                 axis.plot(travelled[::4], curve["log10_keeps"][::4], ".", color=colour, markersize=4)
         axis.set(title=f"along {name}", xlabel="steps that the gradient travels, n - k", ylim=(-20, 6))
+    config = result["config"]
+    figure.suptitle(
+        f"At initialisation: hidden size {config['hidden_size']}, the LSTM's weights uniform in ±{config['scale']:g} "
+        f"({result['data']['name']}, {result['seeds']} seeds: mean, least and greatest)",
+        fontsize=9,
+    )
     axes[0].set_ylabel(r"$\log_{10}\ \Vert\partial s_n/\partial s_k\Vert_F\,/\sqrt{H}$")
     axes[0].plot([], [], ".", color="grey", label="product of mean keeps (0 for plain)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
