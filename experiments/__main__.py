@@ -43,7 +43,7 @@ def main(args: list[str] | None = None) -> None:
         return
     try:
         chosen = select(options)
-        writable(options.results)
+        writable(options.results, *[each.published.parent for each in chosen if options.publish])
     except Refused as error:
         sys.exit(f"experiments: {error}")
     done: set[str] = set()
@@ -90,16 +90,26 @@ def select(options: All) -> list[Experiment]:
 
 
 def write_page(results: Path, fresh: set[str]) -> None:
-    """The page: of each experiment this run's result, else an earlier one's in `results`, else the published."""
+    """The page: of each experiment this run's result, else an earlier one's in `results`, else the published.
+
+    A result that cannot be read, or has lost its figure, is passed over.
+    """
     shown = []
     order = list(CLAIMS)
     for experiment in sorted(EXPERIMENTS.values(), key=lambda each: order.index(each.claims[0])):
         mine = results / f"{experiment.name}.json"
-        path = mine if mine.exists() else experiment.published
-        if path.exists():
-            result = json.loads(path.read_text())
-            result |= {"published": experiment.name not in fresh, "figure": str(path.with_suffix(".png").resolve())}
-            shown.append(result)
+        for path, origin in (
+            (mine, "this run" if experiment.name in fresh else "an earlier run"),
+            (experiment.published, "published"),
+        ):
+            figure = path.with_suffix(".png")
+            try:
+                result = json.loads(path.read_text("utf-8"))
+            except (OSError, json.JSONDecodeError):
+                continue
+            if figure.exists():
+                shown.append(result | {"origin": origin, "figure": str(figure.resolve())})
+                break
     seen = {claim["id"] for result in shown for claim in result["claims"]}
     pending = [claim._asdict() for claim in CLAIMS.values() if claim.id not in seen]
     build(shown, results / "index.html", pending=pending)

@@ -5,9 +5,12 @@ Every file is checked against the sha256 of its unpacked content. Nothing is eve
 
 import gzip
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
+import warnings
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +29,11 @@ class Images(NamedTuple):
     test_y: np.ndarray
     sha256: str
     note: str
+
+    @property
+    def provenance(self) -> dict:
+        """What a result says of its data."""
+        return {"name": self.name, "sha256": self.sha256, "note": self.note}
 
 
 class DataError(Exception):
@@ -89,17 +97,20 @@ def file(folder: str, name: str, url: str) -> bytes:
     target = cache / folder / name
     try:
         packed = _download(url)
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         tried = " or ".join(str(place / folder / name) for place in places)
         raise DataError(
             f"{name} of {folder} is missing and could not be downloaded ({error}): put the file from {url} "
             f"at {tried}; the sha256 of its unpacked content is {DIGESTS[name]}"
         ) from error
     content = _checked(packed, url, name, remedy="it was not kept; try again, or put a good copy at " + str(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(f".part{os.getpid()}")
-    part.write_bytes(packed)
-    part.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(f".part{os.getpid()}")
+        part.write_bytes(packed)
+        part.replace(target)
+    except OSError as error:
+        warnings.warn(f"{name} is good but could not be kept at {target}: {error}", stacklevel=2)
     return content
 
 
@@ -113,8 +124,9 @@ def _download(url: str) -> bytes:
 def _checked(packed: bytes, origin: str, name: str, *, remedy: str) -> bytes:
     try:
         content = gzip.decompress(packed)
-    except (OSError, EOFError) as error:
-        raise DataError(f"{origin} is no whole gzip file ({error}): {remedy}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        expected = f"sha256 of the unpacked content expected: {DIGESTS[name]}"
+        raise DataError(f"{origin} is no whole gzip file ({error}; {expected}): {remedy}") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != DIGESTS[name]:
         raise DataError(f"{origin} is corrupt: its unpacked sha256 is {digest}, expected {DIGESTS[name]}: {remedy}")

@@ -111,7 +111,7 @@ def main(experiment: Experiment, args: list[str] | None = None) -> None:
             for path in redraw(experiment, options.results):
                 console.print(f"drawn: {path}")
             return
-        writable(options.results)
+        writable(options.results, *[experiment.published.parent] * options.publish)
         with progress_display(console) as progress:
             result = execute(experiment, options.preset, config, options.results, progress, publish=options.publish)
     except (Refused, DataError) as error:
@@ -132,18 +132,25 @@ def _options(experiment: Experiment, args: list[str] | None) -> tuple[Options, A
         "Command", [("config", tyro.conf.OmitArgPrefixes[type(preset)], preset)], bases=(Options,), frozen=True
     )
     command = tyro.cli(both, args=args, prog=f"python -m experiments.{experiment.name}", description=experiment.title)
+    for field, value in dataclasses.asdict(command.config).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not (0 < number < float("inf")):
+                raise Refused(f"--{field.replace('_', '-')} {number}: give a number above 0")
+        if value == ():
+            raise Refused(f"--{field.replace('_', '-')}: give at least one")
     return command, command.config
 
 
-def writable(results: Path) -> None:
+def writable(*folders: Path) -> None:
     """Raises Refused, before the run, where results cannot be written."""
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        probe = results / f".probe{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise Refused(f"cannot write results to {results} ({error}): choose a folder with --results") from error
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".probe{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise Refused(f"cannot write results to {folder} ({error}): choose a folder with --results") from error
 
 
 def progress_display(console: Console) -> Progress:
@@ -195,14 +202,28 @@ def assess(experiment: Experiment, measurements: dict) -> dict:
 
 
 def write(experiment: Experiment, result: dict, path: Path) -> None:
-    """The JSON, and beside it the figure drawn from what is read back of it."""
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(_rounded(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-    part.replace(path)  # in one step: no half of a result is ever there
+    """The JSON, and beside it the figure drawn from it alone; both are whole before either replaces an older one."""
+    json_part, png_part = path.with_suffix(".json.part"), path.with_suffix(".png.part")
+    json_part.write_text(json.dumps(_rounded(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
     with plt.rc_context(STYLE):
-        figure = experiment.draw(json.loads(path.read_text("utf-8")))
-        figure.savefig(path.with_suffix(".png"))
+        figure = experiment.draw(read(json_part))
+        figure.savefig(png_part, format="png")
         plt.close(figure)
+    json_part.replace(path)
+    png_part.replace(path.with_suffix(".png"))
+
+
+def read(path: Path) -> dict:
+    """A result; its nulls are numbers that were not finite."""
+
+    def with_nan(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {key: with_nan(value) for key, value in tree.items()}
+        if isinstance(tree, list):
+            return [with_nan(value) for value in tree]
+        return float("nan") if tree is None else tree
+
+    return with_nan(json.loads(path.read_text("utf-8")))
 
 
 def redraw(experiment: Experiment, results: Path) -> list[Path]:
@@ -211,7 +232,7 @@ def redraw(experiment: Experiment, results: Path) -> list[Path]:
     if not there:
         raise Refused(f"nothing to redraw: neither {results / experiment.name}.json nor {experiment.published} exists")
     for path in there:
-        result = json.loads(path.read_text())
+        result = read(path)
         write(experiment, result | assess(experiment, result["measurements"]), path)
     return [path.with_suffix(".png") for path in there]
 

@@ -59,7 +59,7 @@ def _overview(results: Sequence[Mapping[str, Any]], pending: Sequence[Mapping[st
 
 def _experiment(result: Mapping[str, Any]) -> str:
     name = _slug(result["experiment"])
-    origin = "published result" if result.get("published") else "this run"
+    origin = {"published": "published result"}.get(result["origin"], result["origin"])
     return (
         f'<section class="experiment" id="{name}" aria-labelledby="{name}-title">'
         f'<h2 id="{name}-title">{_text(result["title"])}</h2>'
@@ -161,7 +161,7 @@ def _grid(result: Mapping[str, Any]) -> str:
         for stop in stops
     )
     stops = [{**stop, "values": [list(map(_positive, row)) for row in stop["values"]]} for stop in stops]
-    origin = "the published result" if result.get("published") else "this run"
+    origin = {"published": "the published result"}.get(result["origin"], result["origin"])
     return (
         f'<section aria-label="The turning grid"><div id="turning"></div><noscript><ul>{told}</ul></noscript>'
         f'<script type="application/json" id="grid-data">{_json({"stops": stops})}</script>'

@@ -83,9 +83,11 @@ def scan(cell: Cell, axis: Axis, *, length: int | None = None, schedule: Schedul
         return left, aboves
 
     and along DEPTH the same with the flows exchanged: it is the turned line of turned cells. `length` is needed where
-    nothing with a leading axis enters; `schedule` says how the line is run. Raises ValueError for a line without a
-    length, or whose leading axes disagree.
+    nothing with a leading axis enters; `schedule` says how the line is run. Raises ValueError for another flow, a line
+    without a length, or leading axes that disagree.
     """
+    if axis.flow not in ("left", "below"):
+        raise ValueError(f"Axis flow={axis.flow!r}: a line hands on 'left' (as TIME) or 'below' (as DEPTH)")
     if axis.flow == "below":
         return turn(scan(turn(cell), axis._replace(flow="left"), length=length, schedule=schedule))
 

@@ -26,10 +26,11 @@ def wavefront(
     below [T, ...], as for the two scans; `above` must have the shapes and dtypes of `below`. `length` is T, needed
     where nothing enters along time.
 
-    The corners of the run, where a layer has not begun or has finished, compute on copies of real inputs and are
-    discarded, so that they put neither values nor gradients (nor NaN) into the result.
+    The corners of the run, where a layer has not begun or has finished, compute on copies of real flows, not on zeros,
+    and are discarded: they put nothing into the result, nor into its gradient where the cell is finite on such pairs.
 
-    Raises ValueError for a grid without a length or whose leading axes disagree, as `scan` does.
+    Raises ValueError for a grid without a length or whose leading axes disagree, as `scan` does, and for cells whose
+    `above` is not like their `below`.
     """
     if (time.flow, depth.flow) != ("left", "below"):
         raise ValueError(f"time must hand on 'left' and depth 'below', not {time.flow!r} and {depth.flow!r}")
@@ -57,7 +58,9 @@ def wavefront(
             s, moving, entering = x
             below = jax.tree.map(lambda b, x: b.at[0].set(x), below, entering)
             active = (s >= layer) & (s - layer < steps)
-            right, above = jax.tree.map(partial(_where, active), cells(still, moving, left, below), (left, below))
+            results = cells(still, moving, left, below)
+            _alike(results, (left, below))
+            right, above = jax.tree.map(partial(_where, active), results, (left, below))
             handed_on = jax.tree.map(lambda a: jnp.roll(a, 1, axis=0), above)
             return (right, handed_on), jax.tree.map(lambda a: a[-1], above)
 
@@ -65,6 +68,17 @@ def wavefront(
         return right, jax.tree.map(lambda a: a[layers - 1 :], aboves)
 
     return grid
+
+
+def _alike(results: tuple[Any, Any], flows: tuple[Any, Any]) -> None:
+    """Raises ValueError unless right is like left and above like below."""
+    for (out, into), result, flow in zip((("right", "left"), ("above", "below")), results, flows, strict=True):
+        got, want = (jax.tree.map(lambda leaf: (leaf.shape[1:], str(leaf.dtype)), tree) for tree in (result, flow))
+        if got != want:
+            raise ValueError(
+                f"a wavefront's cells are alike: {out} must be like {into}, but it is {got}, not {want}; "
+                f"chain a first layer of another width before it"
+            )
 
 
 def _where(active: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:

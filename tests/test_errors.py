@@ -139,7 +139,7 @@ CALLS = {
     "net width": (lambda: net((2, 8)), "8 features", "config.input_size=9"),
     "net dtype": (lambda: net((2, 9), "int8"), "int8", "floating-point"),
     "net params": (lambda: net((2, 9), config=replace(RESNET, step=resnet.HIGHWAY)), "params", "another config"),
-    "one image": (lambda: classify(ROWS, (3, 3)), "images has 2 axes", "[B, P, P]"),
+    "one image": (lambda: classify(ROWS, (3, 3)), "images has 2 axes", "[B, R, P]"),
     "image width, rows": (lambda: classify(ROWS, (2, 4, 4)), "4 pixels a row", "input_size=3"),
     "image width, depth": (lambda: classify(PIXELS, (2, 4, 4)), "16 pixels in all", "input_size=9"),
     "integer images": (lambda: classify(ROWS, (2, 3, 3), "uint8"), "uint8", "floating-point"),

@@ -83,11 +83,11 @@ def test_the_readme_says_of_the_leading_claims_what_was_published():
 # Verdict rules: code, so they have tests of their own.
 
 
-def degraded(plain, residual, highway, last=100):
+def degraded(plain, residual, highway, last=100, seeds=3):
     kinds = {"plain": plain, "residual": residual, "highway": highway}
     return {
         "rows": [
-            {"axis": "depth", "kind": kind, "size": size, "train_error": [error - 0.01, error + 0.01]}
+            {"axis": "depth", "kind": kind, "size": size, "train_error": [error - 0.01, error, error + 0.01][:seeds]}
             for kind, errors in kinds.items()
             for size, error in zip((5, last), errors, strict=True)
         ]
@@ -104,13 +104,15 @@ def degraded(plain, residual, highway, last=100):
         (degraded((0.8, 0.1), (0.1, 0.1), (0.1, 0.1)), ["contradicted", "contradicted"]),
         (degraded((0.1, 0.8), (0.1, 0.5), (0.1, 0.3)), ["contradicted", "contradicted"]),
         (degraded((0.1, 0.14), (0.2, 0.1), (0.13, 0.13)), ["reproduced", "inconclusive"]),
+        (degraded((0.1, 0.8), (0.2, 0.1), (0.1, 0.1), seeds=2), ["inconclusive", "inconclusive"]),
+        (degraded((0.1, 0.9), (0.8, 0.7), (0.7, 0.7)), ["inconclusive", "inconclusive"]),  # neither has learnt
     ],
 )
 def test_degradation_judges_by_rise_and_spread(measured, verdicts):
     assert [finding.verdict for finding in degradation.judge(measured)] == verdicts
 
 
-def faded(factors, ends=(-19.0, -4.0)):
+def faded(factors, at_two=0.88):
     curve = {"factor": [0.5], "keep": [0.5]}
     return {
         "scale": 0.1,
@@ -118,8 +120,8 @@ def faded(factors, ends=(-19.0, -4.0)):
         "scales": [
             {"scale": 0.1}
             | {
-                f"bias {bias}": {"factor": [factor], "keep": [0.5], "end": end}
-                for bias, factor, end in zip((0, 1, 2), (at_zero, 0.73, 0.88), (ends[0], -9.0, ends[1]), strict=True)
+                f"bias {bias}": {"factor": [factor], "keep": [0.5]}
+                for bias, factor in zip((0, 1, 2), (at_zero, 0.73, at_two), strict=True)
             }
             for at_zero in factors
         ],
@@ -132,7 +134,7 @@ def faded(factors, ends=(-19.0, -4.0)):
         (faded([0.5, 0.54]), "reproduced"),
         (faded([0.5, 0.6]), "inconclusive"),
         (faded([0.6, 0.6]), "contradicted"),
-        (faded([0.5, 0.5], ends=(-8.0, -4.0)), "contradicted"),
+        (faded([0.5, 0.5], at_two=0.84), "contradicted"),
     ],
 )
 def test_gradient_flow_judges_by_the_factor_a_step(measured, verdict):
@@ -156,6 +158,7 @@ def climbed(gap=0.0, from_numpy=0.0, worst=0.95):
         (climbed(worst=0.9), ["inconclusive", "reproduced", "reproduced"]),
         (climbed(from_numpy=1e-3), ["contradicted", "reproduced", "reproduced"]),
         (climbed(gap=1e-30), ["contradicted"] * 3),
+        (climbed(gap=float("nan")), ["contradicted"] * 3),
     ],
 )
 def test_rotation_judges_laws_rungs_and_training(measured, verdicts):
@@ -206,7 +209,7 @@ def test_data_is_taken_from_the_folder_the_cache_or_the_address(mnist_file, tmp_
     assert [path.name for path in (tmp_path / "cache" / "mnist").iterdir()] == [name]
 
 
-@pytest.mark.parametrize("case", ["missing", "truncated", "other content", "unknown"])
+@pytest.mark.parametrize("case", ["missing", "truncated", "damaged", "other content", "unknown"])
 def test_data_errors_name_the_file_the_address_and_the_digest(case, mnist_file, tmp_path, monkeypatch):
     name, packed, _ = mnist_file
     address, place = data.MNIST + name, tmp_path / "mine" / "mnist" / name
@@ -218,13 +221,16 @@ def test_data_errors_name_the_file_the_address_and_the_digest(case, mnist_file, 
     place.parent.mkdir(parents=True)
     if case == "truncated":
         place.write_bytes(packed[:-9])
+    elif case == "damaged":
+        place.write_bytes(packed[:10] + b"\xff" + packed[11:])
     elif case == "other content":
         place.write_bytes(gzip.compress(b"something else"))
     with pytest.raises(data.DataError) as error:
         data.images("cifar11") if case == "unknown" else data.file("mnist", name, address)
     said = {
         "missing": [name, str(place), str(tmp_path / "cache"), address, data.DIGESTS[name]],
-        "truncated": [str(place), "no whole gzip file", address],
+        "truncated": [str(place), "no whole gzip file", data.DIGESTS[name], address],
+        "damaged": [str(place), "no whole gzip file", data.DIGESTS[name], address],
         "other content": [str(place), "corrupt", data.DIGESTS[name], address],
         "unknown": ["cifar11", "digits, mnist"],
     }[case]
@@ -248,6 +254,11 @@ def test_data_errors_name_the_file_the_address_and_the_digest(case, mnist_file, 
         (lambda out: everything.main(["--results", f"{out}/file/x"]), "choose a folder with --results"),
         (lambda out: harness.main(degradation.EXPERIMENT, ["--data", "cifar11", "--results", out]), "digits, mnist"),
         (lambda out: harness.main(degradation.EXPERIMENT, ["--pieces", "7", "--results", out]), "must divide the 64"),
+        (
+            lambda out: harness.main(degradation.EXPERIMENT, ["--pieces", "0", "--results", out]),
+            "--pieces 0: give a number",
+        ),
+        (lambda out: harness.main(rotation.EXPERIMENT, ["--seeds", "0", "--results", out]), "--seeds 0: give a number"),
         (lambda out: harness.main(gradient_flow.EXPERIMENT, ["--steps", "65", "--results", out]), "only 64 pixels"),
     ],
 )
@@ -257,6 +268,23 @@ def test_a_run_that_cannot_begin_says_why_before_it(call, said, tmp_path, monkey
         call(str(tmp_path))
     assert said in str(stop.value.code)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_run_that_diverges_is_still_written_and_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(laws, "_laws", list)
+    config = replace(TINY["rotation"], learning_rate=1e30)
+    measured = {**rotation.EXPERIMENT.run(config, Progress(disable=True)), "laws": climbed()["laws"]}
+    diverged = replace(rotation.EXPERIMENT, run=lambda config, progress: measured)
+    harness.execute(diverged, "quick", config, tmp_path, Progress(disable=True))
+    harness.main(diverged, ["--redraw", "--results", str(tmp_path)])
+    assert (tmp_path / "rotation.png").exists() and "null" in (tmp_path / "rotation.json").read_text()
+
+
+def test_the_page_passes_over_what_it_cannot_read(tmp_path):
+    (tmp_path / "rotation.json").write_text("{ half a result")
+    everything.write_page(tmp_path, set())
+    page = (tmp_path / "index.html").read_text()
+    assert "SUT24-rotate" in page and "published result" in page
 
 
 def test_list_names_every_experiment_and_runs_none(capsys, tmp_path):

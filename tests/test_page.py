@@ -36,7 +36,7 @@ def result(figure: Path, name: str = "rotation", **also) -> dict:
     return {
         "experiment": name, "title": f"Title & <b>{name}</b>", "command": f"python -m x.{name} --x '<{LONG}>'",
         "claims": [claim("A-1", "reproduced"), claim("B-2", "contradicted", LONG)], "preset": "quick", "seeds": 5,
-        "published": False, "config": {"a": "</script>"}, "figure": str(figure), "figure_caption": AWKWARD,
+        "origin": "this run", "config": {"a": "</script>"}, "figure": str(figure), "figure_caption": AWKWARD,
         "table": {"columns": ["model", *"abcdefgh"], "rows": [[LONG, *[1.23456789] * 8]]}, "load": [0.5, 0.6, 0.7],
         "data": {"name": "digits", "sha256": "0123456789abcdef" * 4, "note": AWKWARD}, "hardware": "a CPU, 2 cores",
         "seconds": 83.2, "date": "2026-01-31", "versions": {"jax": "0.10.2"},
@@ -51,7 +51,7 @@ def written(tmp_path_factory) -> Path:
     claims = [claim("C-3", "inconclusive"), claim("D-4", "out of reach here")]
     grid = {"depth": DEPTH, "time": TIME, "stops": [stop(2), stop(0), stop(1)]}
     first = result(folder / "figure.png", grid=grid)
-    second = result(folder / "figure.png", "second", published=True, claims=claims)
+    second = result(folder / "figure.png", "second", origin="published", claims=claims)
     pending = [{"id": "E-5", "statement": AWKWARD, "source": "later", "paper": "no number"}]
     build([first, second], folder / "new" / "page.html", pending=pending)
     return folder / "new" / "page.html"

@@ -18,7 +18,8 @@ def draw(result: dict) -> Figure:
     above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     stops = result["grid"]["stops"]
     values = np.array([stop["values"] for stop in stops])
-    norm = LogNorm(values.min(), values.max())
+    drawn = values[np.isfinite(values) & (values > 0)]
+    norm = LogNorm(drawn.min(), drawn.max()) if drawn.size else LogNorm(0.1, 1)
     axes = above.subplots(1, 3)
     for axis, stop in zip(axes, stops, strict=True):
         draw_grid(axis, stop, norm)
@@ -33,10 +34,13 @@ def draw_grid(axis: Axes, stop: dict, norm: LogNorm) -> None:
     values = np.array(stop["values"])
     lines, steps = values.shape
     turn = Affine2D().rotate_deg_around((steps - 1) / 2, (lines - 1) / 2, stop["angle"])
-    colour = plt.get_cmap("viridis")
+
+    def shade(value: float) -> Any:
+        return plt.get_cmap("viridis")(norm(value)) if np.isfinite(value) and value > 0 else "lightgrey"
+
     for line in range(lines):
         for step in range(steps):
-            cell = Rectangle((step - 0.44, line - 0.44), 0.88, 0.88, facecolor=colour(norm(values[line, step])))
+            cell = Rectangle((step - 0.44, line - 0.44), 0.88, 0.88, facecolor=shade(values[line, step]))
             cell.set_transform(turn + axis.transData)
             axis.add_patch(cell)
         tail, tip = turn.transform([(-0.75, line), (steps - 0.05, line)])
@@ -63,7 +67,7 @@ def draw_ladder(figure: Any, result: dict) -> None:
     left, middle, right = figure.subplots(1, 3, sharey=True)
     names, at = [rung["rung"] for rung in rungs], np.arange(len(rungs))
     for axis, values, colour in (
-        (left, [rung["moved"] or [] for rung in rungs], "#009E73"),
+        (left, [rung["moved"] for rung in rungs], "#009E73"),
         (middle, [100 * np.array(rung["accuracy"]) for rung in rungs], "#0072B2"),
         (right, [rung["arrives"] for rung in rungs], "#D55E00"),
     ):
@@ -75,7 +79,7 @@ def draw_ladder(figure: Any, result: dict) -> None:
         yticks=at, yticklabels=names, title="what the change does", xlabel="largest change of the output, same weights"
     )
     left.set_xscale("symlog", linthresh=0.1, linscale=0.5)
-    left.set_xlim(-0.03, 40)
+    left.set_xlim(-0.03, 2 * np.nanmax([1.0, *(x for rung in rungs for x in rung["moved"])]) + 1)
     left.set_xticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
     left.invert_yaxis()
     middle.set(

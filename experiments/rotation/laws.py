@@ -12,7 +12,8 @@ from rich.progress import Progress
 
 from experiments.fit import in_parallel
 from lstm_rot import DEPTH, TIME, Axis, residual, scan, turn, wavefront
-from lstm_rot.branches import dense, highway, lstm, with_keep
+from lstm_rot.branches import dense, highway, lstm
+from lstm_rot.branches.common import affine
 from lstm_rot.models import transformer
 
 ROUNDING = {"float32": 5e-6, "float64": 1e-13}
@@ -24,7 +25,7 @@ UNTIED_TIME, TIED_DEPTH = Axis("left", tied=False), Axis("below", tied=True)
 def difference(a: Any, b: Any) -> float:
     """The largest |a - b| over all leaves of two trees; where b's values exceed 1, relative to the largest of them."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(float(np.abs(x - y).max() / max(1.0, np.abs(y).max())) for x, y in pairs)
+    return float(np.max([np.abs(x - y).max() / np.maximum(1.0, np.abs(y).max()) for x, y in pairs]))  # NaN stays NaN
 
 
 class Law(NamedTuple):
@@ -79,7 +80,8 @@ def _laws() -> list[Law]:
         ),
         Law("a tied residual net along DEPTH is a recurrent net along TIME", _tied, True, tied),
         Law("an LSTM with f = 1 and its h path cut hands the gradient back as it is", _carousel, True, rotate),
-        Law("a highway net with both gates open is a residual net", _open_highway, False, opened),
+        Law("a highway net, gates C and T of their own and open, is a residual net", _open_highway, False, opened),
+        Law("a highway net with C = 1 - T and T open is a plain net", _open_coupled_highway, False, opened),
         Law("an LSTM with its gates open is a residual net x + tanh(tanh(x) W + b)", _open_lstm, False, opened),
         Law("an unfolded LSTM of 1997 with its gates open is a residual net", _open_1997, False, opened),
     ]
@@ -145,7 +147,7 @@ def _wavefront(x: jax.Array, dtype: str) -> float:
 def _decoding(x: jax.Array, dtype: str) -> float:
     config = transformer.Config(vocab_size=17, hidden_size=16, num_layers=3, num_heads=2, param_dtype=dtype)
     p = _weights(lambda key: transformer.init(key, config), dtype)
-    tokens = jnp.asarray(x[..., 0] * 16, "int32")  # grey levels, 0 to 16
+    tokens = jnp.asarray(x[..., x.shape[-1] // 2] * 16, "int32")  # grey levels of a column, 0 to 16
     _, together = transformer.apply(p, tokens, config=config)
     carry, logits = transformer.zeros(config, *tokens.shape[::-1]), []
     for token in tokens:
@@ -222,11 +224,25 @@ def _layers(init: Any, x: jax.Array, dtype: str) -> Any:
     return _weights(_stacked(lambda key: init(key, None, x.shape[-1]), len(x)), dtype)
 
 
+def two_gates(p: lstm.Params, stream: jax.Array, memory: Any, below: None) -> tuple[Any, Any, Any]:
+    """A highway step with a carry gate of its own (Srivastava et al. 2015, before C = 1 - T): F, T, C."""
+    f, t, c = jnp.moveaxis(affine(p, stream, below), -2, 0)
+    return jax.nn.sigmoid(c), jax.nn.sigmoid(t) * jax.nn.relu(f), lambda stream: (memory, stream)
+
+
 def _open_highway(x: jax.Array, dtype: str) -> float:
-    p = _opened(_layers(highway.init, x, dtype), (1,))
-    net = _through_depth(with_keep(highway.highway, 1), p, x)
+    p = _opened(_layers(lstm.init_1997, x, dtype), (1, 2))  # of the shapes of three gates
     w, b = np.asarray(p.wh), np.asarray(p.b)
-    return difference(net, _residual_loop(x, lambda t, s: np.maximum(s @ w[t, :, 0] + b[t, 0], 0)))
+    loop = _residual_loop(x, lambda t, s: np.maximum(s @ w[t, :, 0] + b[t, 0], 0))
+    return difference(_through_depth(two_gates, p, x), loop)
+
+
+def _open_coupled_highway(x: jax.Array, dtype: str) -> float:
+    p = _opened(_layers(highway.init, x, dtype), (1,))
+    stream, w, b = np.asarray(x[0]), np.asarray(p.wh), np.asarray(p.b)
+    for t in range(len(x)):
+        stream = np.maximum(stream @ w[t, :, 0] + b[t, 0], 0)
+    return difference(_through_depth(highway.highway, p, x), stream)
 
 
 def _open_lstm(x: jax.Array, dtype: str) -> float:

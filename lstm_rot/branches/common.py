@@ -19,4 +19,7 @@ def affine(p: Any, h: Float[Array, "*B H"], x: Float[Array, "*B D"] | None) -> F
 
 def layer_norm(x: Float[Array, "*B H"], scale: Float[Array, "H"] | None) -> Float[Array, "*B H"]:
     """scale * (x - mean) / sqrt(variance + 1e-6) over the last axis (Ba et al. 2016), in x's dtype; None: x itself."""
-    return x if scale is None else jax.nn.standardize(x, epsilon=1e-6) * scale.astype(x.dtype)
+    if scale is None:
+        return x
+    centred = x - x.mean(-1, keepdims=True)
+    return scale.astype(x.dtype) * centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-6)

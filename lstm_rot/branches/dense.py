@@ -30,7 +30,7 @@ def dense(
 
 
 def init(key: PRNGKeyArray, input_size: int | None, hidden_size: int, dtype: Any = "float32") -> Params:
-    """He et al. 2015's normal of variance 2 / fan-in for W_h, Lecun normal W_x, scale one, b zero."""
+    """He normal W_h, of variance 2 / fan-in (for rectifiers), Lecun normal W_x, scale one, b zero."""
     key_x, key_h = jax.random.split(key)
     wx = None if input_size is None else jax.nn.initializers.lecun_normal()(key_x, (input_size, hidden_size), dtype)
     wh = jax.nn.initializers.he_normal()(key_h, (hidden_size, hidden_size), dtype)

@@ -41,7 +41,7 @@ def lstm(
 def lstm_1997(
     p: Params, stream: Float[Array, "*B H"], memory: Float[Array, "*B H"], below: Float[Array, "*B D"] | None
 ) -> tuple[Any, Any, Any]:
-    """The LSTM without a forget gate, its keep the int 1 (Hochreiter & Schmidhuber 1997, appendix A.1, Eqs. 3 to 9).
+    """The LSTM without a forget gate, its keep the int 1 (Hochreiter & Schmidhuber 1997, appendix A.1).
 
     i, o = sigmoid(x W_x + h W_h + b),  g = 4 sigmoid(x W_x + h W_h + b) - 2
     c' = c + i g                                the constant error carousel

@@ -61,10 +61,12 @@ def sizes(config: Any, *fields: str) -> None:
 
 def floats(name: str, x: Any, shape: str, width: int, *, config_field: str) -> None:
     """Raises ValueError unless x is floating, of the rank that `shape` ("T B D") writes down, and `width` wide."""
-    rank = len(shape.split())
-    if np.ndim(x) != rank:
+    if isinstance(x, list | tuple):
+        raise ValueError(f"{name} is a {type(x).__name__}: give an array, jnp.asarray({name})")
+    if np.ndim(x) != len(shape.split()):
+        first = ", time first" if shape.startswith("T") else ""
         raise ValueError(
-            f"{name} has {np.ndim(x)} axes, shape {np.shape(x)}: give [{shape.replace(' ', ', ')}], time first; "
+            f"{name} has {np.ndim(x)} axes, shape {np.shape(x)}: give [{shape.replace(' ', ', ')}]{first}; "
             f"a single sequence or image gets a batch axis of 1"
         )
     dtype = jnp.result_type(x)
@@ -75,7 +77,7 @@ def floats(name: str, x: Any, shape: str, width: int, *, config_field: str) -> N
 
 
 def like(name: str, tree: Any, expected: Any) -> None:
-    """Raises ValueError unless the tree has the structure and shapes of `expected`."""
+    """Raises ValueError unless the tree has the structure and shapes of `expected`, and floats where it has floats."""
     if jax.tree.structure(tree) != jax.tree.structure(expected):
         raise ValueError(
             f"{name} is {jax.tree.structure(tree)}, the config makes {jax.tree.structure(expected)}: "
@@ -86,6 +88,11 @@ def like(name: str, tree: Any, expected: Any) -> None:
             raise ValueError(
                 f"{name}{jax.tree_util.keystr(path)} has shape {np.shape(leaf)}, the config makes {want.shape}: "
                 f"was it made with another config?"
+            )
+        kind = jnp.floating if jnp.issubdtype(want.dtype, jnp.floating) else jnp.integer
+        if not jnp.issubdtype(jnp.result_type(leaf), kind):
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}, the config makes {want.dtype}"
             )
 
 

@@ -57,7 +57,7 @@ def init(key: PRNGKeyArray, config: Config) -> Params:
 
 def apply(
     params: Params,
-    images: Float[Any, "B P P"],
+    images: Float[Any, "B R P"],
     *,
     config: Config,
     schedule: Schedule = Sequential(),
@@ -66,8 +66,8 @@ def apply(
 
     Raises ValueError, before any compilation, for images of another rank, width or dtype, and foreign params.
     """
-    width = images.shape[-1] if jnp.ndim(images) == 3 else 0
-    checks.floats("images", images, "B P P", width, config_field="")
+    width = jnp.shape(images)[-1] if jnp.ndim(images) == 3 else 0
+    checks.floats("images", images, "B R P", width, config_field="")
     pixels = images.shape[1] * width if config.turned else width
     if pixels != config.body.input_size:
         way = "pixels in all, through depth," if config.turned else "pixels a row, along time,"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from lstm_rot.core import DEPTH, TIME, Above, Below, Branch, Cell, Left, Params, Right, chain, residual, scan
 from lstm_rot.models import checks
@@ -51,6 +52,22 @@ class Kind(NamedTuple):
     carry: Callable[[Any, Any], Any]  # stream, memory -> carry
 
 
+class Hidden(NamedTuple):
+    """The carry of cells without a memory of their own: the outputs, [L, B, H], in the stream's dtype."""
+
+    h: Float[Array, "L B H"]
+
+
+def zeros(config: Config, batch: int) -> Hidden:
+    """The carry before the first step."""
+    return Hidden(jnp.zeros((config.num_layers, batch, config.hidden_size), config.stream))
+
+
+def without_memory(branch: Branch, init: Callable[..., Any]) -> Kind:
+    """The kind whose stream is its output."""
+    return Kind(branch, init, zeros, lambda carry: (carry.h, ()), lambda stream, memory: Hidden(stream))
+
+
 def init(kind: Kind, key: jax.Array, config: Config, **options: Any) -> tuple:
     """Fresh params; layer l's key is the key folded with l, so that a further layer changes none below it."""
     make = partial(kind.init, hidden_size=config.hidden_size, dtype=config.param_dtype, **options)
@@ -68,7 +85,7 @@ def apply(
     """Checks, then runs the jitted stack."""
     checks.floats("xs", xs, "T B D", config.input_size, config_field="config.input_size")
     steps, batch, _ = jnp.shape(xs)
-    lengths = np.asarray(lengths) if isinstance(lengths, list | tuple) else lengths
+    lengths = np.array(lengths, np.int32 if not lengths else None) if isinstance(lengths, list | tuple) else lengths
     expected_params, expected_carry = _shapes(kind, config, batch)
     checks.like("params", params, expected_params)
     checks.lengths_in(lengths, batch, steps)

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from lstm_rot.branches import rnn as branch
@@ -18,18 +17,9 @@ class Config(recurrent.Config):
     """Sizes and dtypes."""
 
 
-class Carry(NamedTuple):
-    """What a chunk of time hands to the next: the outputs, in the stream's dtype."""
-
-    h: Float[Array, "L B H"]
-
-
-def zeros(config: recurrent.Config, batch: int) -> Carry:
-    """The carry before the first step."""
-    return Carry(jnp.zeros((config.num_layers, batch, config.hidden_size), config.stream))
-
-
-KIND = recurrent.Kind(branch.rnn, branch.init, zeros, lambda carry: (carry.h, ()), lambda stream, memory: Carry(stream))
+Carry = recurrent.Hidden
+zeros = recurrent.zeros
+KIND = recurrent.without_memory(branch.rnn, branch.init)
 
 
 def init(key: PRNGKeyArray, config: Config) -> tuple[branch.Params, ...]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from lstm_rot.branches import attention, mlp
@@ -108,6 +109,8 @@ def apply(
 
 
 def _check(params: Params, tokens: Any, config: Config, carry: Carry | None) -> None:
+    if isinstance(tokens, list | tuple):
+        raise ValueError(f"tokens is a {type(tokens).__name__}: give an array, jnp.asarray(tokens)")
     if jnp.ndim(tokens) != 2 or not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
         raise ValueError(
             f"tokens has shape {jnp.shape(tokens)} and dtype {jnp.result_type(tokens)}: give whole numbers, [T, B], "
@@ -116,17 +119,21 @@ def _check(params: Params, tokens: Any, config: Config, carry: Carry | None) -> 
     checks.like("params", params, _shapes(config))
     steps, batch = jnp.shape(tokens)
     if not checks.traced(tokens) and steps * batch:
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= config.vocab_size:
-            raise ValueError(f"tokens run from {low} to {high}: give numbers in 0..{config.vocab_size - 1}")
-    if carry is not None:
-        positions = carry.k.shape[1] if isinstance(carry, Carry) else 0
-        checks.like("carry", carry, jax.eval_shape(lambda: zeros(config, batch, positions)))
-        if not checks.traced(carry.length) and int(carry.length[0]) + steps > positions:
+        values = np.asarray(tokens)
+        if values.min() < 0 or values.max() >= config.vocab_size:
             raise ValueError(
-                f"the carry holds {int(carry.length[0])} of {positions} positions, no room for {steps} more: "
-                f"start with zeros(config, batch, positions) large enough for all tokens"
+                f"tokens run from {values.min()} to {values.max()}: give numbers in 0..{config.vocab_size - 1}"
             )
+    if carry is not None:
+        positions = carry.k.shape[1] if isinstance(carry, Carry) and jnp.ndim(carry.k) == 5 else 0
+        checks.like("carry", carry, jax.eval_shape(lambda: zeros(config, batch, positions)))
+        if not checks.traced(carry.length):
+            held = int(np.asarray(carry.length)[0])
+            if held < 0 or held + steps > positions:
+                raise ValueError(
+                    f"the carry holds {held} of {positions} positions, no room for {steps} more: "
+                    f"start with zeros(config, batch, positions) large enough for all tokens"
+                )
 
 
 @lru_cache
@@ -151,7 +158,8 @@ def _apply(params: Params, tokens: Any, carry: Carry | None, *, config: Config, 
 
 def sinusoids(positions: Int[Array, "T"], config: Config) -> Float[Array, "T H"]:
     """Sinusoidal positions (Vaswani et al. 2017, section 3.5): [sin(t w_i), cos(t w_i)], w_i = 10000^(-2 i / H)."""
+    dtype = jnp.float64 if config.stream == jnp.float64 else jnp.float32  # a narrower one cannot count far
     half = -(-config.hidden_size // 2)
-    rates = 10000.0 ** (-jnp.arange(half, dtype=config.stream) * 2 / config.hidden_size)
-    angles = positions.astype(config.stream)[:, None] * rates
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)[:, : config.hidden_size]
+    rates = 10000.0 ** (-jnp.arange(half, dtype=dtype) * 2 / config.hidden_size)
+    angles = positions.astype(dtype)[:, None] * rates
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)[:, : config.hidden_size].astype(config.stream)
