@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,7 +85,8 @@ def assert_close(actual: Any, desired: Any, dtype: str) -> None:
 
 def assert_exact(actual: Any, desired: Any) -> None:
     """The two trees are the same, bit for bit."""
-    assert jax.tree.structure(actual) == jax.tree.structure(desired)
+    chex.assert_trees_all_equal_structs(actual, desired)
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, desired)
     for a, d in zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True):
         a, d = np.asarray(a), np.asarray(d)
         assert (a.dtype, a.shape) == (d.dtype, d.shape)

@@ -9,7 +9,6 @@ import reference
 from absl.testing import parameterized
 from helpers import (
     CELLS,
-    DEPTH_TIED,
     TIME_UNTIED,
     assert_close,
     assert_exact,
@@ -45,9 +44,12 @@ def test_the_whole_grid_turns(name, dtype):
     """With both axes untied, the turned cells on the turned grid compute the same, exactly, results exchanged."""
     example = CELLS[name]
     p, left, below = weights(example, dtype, L, T), flow(example, dtype, L), normal(dtype, T, B, H)
-    grid = jax.jit(scan(scan(example.cell, TIME_UNTIED), DEPTH))(p, left, below)
-    turned = jax.jit(scan(scan(turn(example.cell), DEPTH), TIME_UNTIED))(p, below, left)
-    assert_exact(turned[::-1], grid)
+    upright, turned = scan(scan(example.cell, TIME_UNTIED), DEPTH), scan(scan(turn(example.cell), DEPTH), TIME_UNTIED)
+    grid = jax.jit(upright)(p, left, below)
+    assert_exact(jax.jit(turned)(p, below, left)[::-1], grid)
+    _, grads = value_and_grads(upright, p, left, below)
+    _, grads_turned = value_and_grads(lambda p, left, below: turned(p, below, left)[::-1], p, left, below)
+    assert_close(grads_turned, grads, dtype)
     # The same nesting, the axes of p exchanged instead: the loops change places, so the last bits may differ.
     exchanged = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), p)
     assert_close(jax.jit(scan(scan(turn(example.cell), TIME_UNTIED), DEPTH))(exchanged, below, left)[::-1], grid, dtype)
@@ -122,20 +124,22 @@ def test_equal_cells_chained_are_a_line_along_depth():
 
 
 @every_cell
+@every_dtype
 @pytest.mark.parametrize("inputs", [True, False], ids=["inputs", "no inputs"])
-@pytest.mark.parametrize("axis", [TIME, TIME_UNTIED, DEPTH, DEPTH_TIED], ids=str)
-def test_four_corners(name, axis, inputs):
-    """Tied or not, with inputs or not, along either axis: always the loop. One needs its length told."""
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_four_corners(name, tied, inputs, dtype):
+    """Tied or not, with inputs or not, along either axis: always the loop; the gradients along both are one."""
     example, n = CELLS[name], 5
-    p = weights(example, "float64", *(() if axis.tied else (n,)), width=H if inputs else None)
-    start, xs = flow(example, "float64"), normal("float64", n, B, H) if inputs else None
-    length = n if axis.tied and not inputs else None
-    expected = reference.line(example.oracle, p, start, xs, n, tied=axis.tied)
-    if axis.flow == "left":
-        actual = jax.jit(scan(example.cell, axis, length=length))(p, start, xs)
-    else:
-        actual = jax.jit(scan(turn(example.cell), axis, length=length))(p, xs, start)[::-1]
-    assert_close(actual, expected, "float64")
+    p = weights(example, dtype, *(() if tied else (n,)), width=H if inputs else None)
+    start, xs = flow(example, dtype), normal(dtype, n, B, H) if inputs else None
+    length = n if tied and not inputs else None
+    along_time = scan(example.cell, Axis("left", tied), length=length)
+    along_depth = scan(turn(example.cell), Axis("below", tied), length=length)
+    actual, (p_bar, start_bar, xs_bar) = value_and_grads(along_time, p, start, xs)
+    assert_close(actual, reference.line(example.oracle, p, start, xs, n, tied=tied), dtype)
+    turned, grads = value_and_grads(lambda p, start, xs: along_depth(p, xs, start)[::-1], p, start, xs)
+    assert_close(turned, actual, dtype)
+    assert_close(grads, (p_bar, start_bar, xs_bar), dtype)
 
 
 @pytest.mark.parametrize("flow_name", ["left", "below"])
