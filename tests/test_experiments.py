@@ -26,7 +26,7 @@ TINY = {
     ),
     "rotation": replace(rotation.PRESETS["quick"], hidden_size=8, steps=3, batch=4, seeds=2),
     "degradation": replace(
-        degradation.PRESETS["quick"], depths=(1, 2), pieces=(8, 32), hidden_size=4, steps=60, batch=4, seeds=2
+        degradation.PRESETS["quick"], depths=(1, 2), pieces=(32,), hidden_size=4, steps=50, batch=4, seeds=2
     ),
 }
 
@@ -145,8 +145,9 @@ def climbed(gap=0.0, from_numpy=0.0, worst=0.95):
     rung = {"rung": "a rung", "from_numpy": from_numpy, "arrives": [1.0]}
     ladder = [{**rung, "accuracy": [accuracy]} for accuracy in (0.96, worst, 0.97)]
     rows = [
-        {"law": claim, "claim": claim, "dtype": "float32", "difference": gap, "allowed": 0.0}
+        {"law": claim, "claim": claim, "dtype": dtype, "difference": gap, "allowed": 0.0}
         for claim in rotation.EXPERIMENT.claims
+        for dtype in ("float32", "float64")
     ]
     return {"laws": rows, "ladder": ladder, "trained_on": "digits"}
 

@@ -30,11 +30,11 @@ class Config:
     """`steps` training steps of Adam; the best of `learning_rates` by training loss counts, for each net its own."""
 
     depths: tuple[int, ...] = (5, 20, 100)
-    pieces: tuple[int, ...] = (8, 2, 1)
+    pieces: tuple[int, ...] = (8, 1)
     """pixels that enter at a time step: an image of P x P pixels is a sequence of P * P / piece"""
     hidden_size: int = 32
-    steps: int = 200
-    batch: int = 64
+    steps: int = 150
+    batch: int = 32
     learning_rates: tuple[float, ...] = (3e-3,)
     seeds: int = 3
     data: str = "digits"
@@ -47,6 +47,7 @@ PRESETS = {
         pieces=(8, 4, 2, 1),
         hidden_size=64,
         steps=1000,
+        batch=64,
         learning_rates=(1e-3, 3e-3),
         seeds=5,
     ),

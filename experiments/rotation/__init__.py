@@ -17,7 +17,7 @@ class Config:
     """Every rung of the ladder is trained alike: `steps` steps of Adam on images read row by row."""
 
     hidden_size: int = 32
-    steps: int = 300
+    steps: int = 150
     batch: int = 64
     learning_rate: float = 5e-3
     seeds: int = 5

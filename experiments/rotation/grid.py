@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.progress import Progress
 
 from experiments.data import Images
-from experiments.fit import cross_entropy, fit, per_seed
+from experiments.fit import cross_entropy, fit, in_parallel, per_seed
 from lstm_rot import DEPTH, Axis, Cell, residual, scan, turn, wavefront
 from lstm_rot.branches import dense, lstm, probed
 from lstm_rot.branches.common import layer_norm
@@ -86,18 +87,28 @@ def measure(config: Any, images: Images, progress: Progress) -> dict:
             return cross_entropy(logits(p, x, probes), y) * len(x)
 
         gradients = jax.jit(jax.grad(loss))(jnp.zeros((*shape, len(x), hidden)))
-        return jnp.linalg.norm(gradients, axis=-1).mean(-1)
+        return jnp.linalg.norm(gradients, axis=-1)
 
     def through(grid: Any) -> Any:
         return lambda p, x, probes: lstm_logits(grid, p, x, probes)
 
     square = (SIDE, pixels)
-    stack = train(lstm.init, hidden, pixels, through(diagonal), square, "the grid's LSTM")
-    net = train(dense.init, None, pixels * pixels, resnet_logits, (pixels,), "the grid's ResNet")
-    at_0 = norms(through(nested), stack, x[: 8 * count], y[: 8 * count], square)
-    at_45 = norms(through(diagonal), stack, x[: 8 * count], y[: 8 * count], square)
+    trainings = (
+        (lstm.init, hidden, pixels, through(nested), square, "the grid's LSTM"),
+        (dense.init, None, pixels * pixels, resnet_logits, (pixels,), "the grid's ResNet"),
+    )
+    stack, net = in_parallel(lambda task: train(*task), trainings, progress, "the grid")
     lines = [jnp.flatnonzero(y == digit)[:count] for digit in range(SIDE)]
-    at_90 = jnp.stack([norms(resnet_logits, net, x[line], y[line], (pixels,)) for line in lines])
+    some = jnp.concatenate(lines)
+    measured = (
+        (through(nested), stack, x[some], y[some], square),
+        (through(diagonal), stack, x[some], y[some], square),
+        (resnet_logits, net, x[some], y[some], (pixels,)),
+    )
+    at_0, at_45, of_net = in_parallel(lambda task: norms(*task), measured, progress, "its gradients")
+    at_0, at_45 = at_0.mean(-1), at_45.mean(-1)
+    ends = np.cumsum([len(line) for line in lines])[:-1]
+    at_90 = jnp.stack([norm.mean(-1) for norm in jnp.split(of_net, ends, axis=-1)])
     unit = "‖∂ loss / ∂ stream‖"
     return {
         "depth": SIDE,
