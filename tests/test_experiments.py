@@ -15,7 +15,7 @@ from rich.progress import Progress
 from experiments import __main__ as everything
 from experiments import data, degradation, gradient_flow, harness, rotation
 from experiments.claims import CLAIMS
-from experiments.rotation import laws
+from experiments.rotation import ladder, laws
 
 pytestmark = pytest.mark.usefixtures("settings_of_a_user")
 EXPERIMENTS = list(everything.EXPERIMENTS.values())
@@ -35,6 +35,7 @@ TINY = {
 def test_a_run_writes_json_and_a_figure_drawn_from_it_alone(experiment, tmp_path, monkeypatch):
     few = laws._laws()[:3]  # all of them have tests of their own
     monkeypatch.setattr(laws, "_laws", lambda: few)
+    monkeypatch.setattr(ladder, "LADDER", ladder.LADDER[::3])
     published = tmp_path / experiment.name / "published.json"
     published.parent.mkdir()
     monkeypatch.setattr(harness, "PUBLISHED", tmp_path)
@@ -273,6 +274,7 @@ def test_a_run_that_cannot_begin_says_why_before_it(call, said, tmp_path, monkey
 
 def test_a_run_that_diverges_is_still_written_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(laws, "_laws", list)
+    monkeypatch.setattr(ladder, "LADDER", ladder.LADDER[::3])
     config = replace(TINY["rotation"], learning_rate=1e30)
     measured = {**rotation.EXPERIMENT.run(config, Progress(disable=True)), "laws": climbed()["laws"]}
     diverged = replace(rotation.EXPERIMENT, run=lambda config, progress: measured)
