@@ -100,7 +100,7 @@ def write_page(results: Path, fresh: set[str]) -> None:
         mine = results / f"{experiment.name}.json"
         for path, origin in (
             (mine, "this run" if experiment.name in fresh else "an earlier run"),
-            (experiment.published, "published"),
+            (experiment.published, "the published result"),
         ):
             figure = path.with_suffix(".png")
             try:

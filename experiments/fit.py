@@ -26,8 +26,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def fit(
     params: Any,
     logits: Callable[[Any, jax.Array], jax.Array],
-    x: np.ndarray,
-    y: np.ndarray,
+    images: Images,
     *,
     steps: int,
     batch: int,
@@ -42,11 +41,11 @@ def fit(
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     )
-    images, labels = jnp.asarray(x), jnp.asarray(y)
+    x, y = jnp.asarray(images.train_x), jnp.asarray(images.train_y)
 
     def step(state: Any, pick: jax.Array) -> tuple[Any, jax.Array]:
         params, moments = state
-        loss, grads = jax.value_and_grad(lambda p: cross_entropy(logits(p, images[pick]), labels[pick]))(params)
+        loss, grads = jax.value_and_grad(lambda p: cross_entropy(logits(p, x[pick]), y[pick]))(params)
         updates, moments = optimizer.update(grads, moments)
         return (optax.apply_updates(params, updates), moments), loss
 

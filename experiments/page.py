@@ -59,7 +59,7 @@ def _overview(results: Sequence[Mapping[str, Any]], pending: Sequence[Mapping[st
 
 def _experiment(result: Mapping[str, Any]) -> str:
     name = _slug(result["experiment"])
-    origin = {"published": "published result"}.get(result["origin"], result["origin"])
+    origin = _text(result["origin"])
     return (
         f'<section class="experiment" id="{name}" aria-labelledby="{name}-title">'
         f'<h2 id="{name}-title">{_text(result["title"])}</h2>'
@@ -161,11 +161,10 @@ def _grid(result: Mapping[str, Any]) -> str:
         for stop in stops
     )
     stops = [{**stop, "values": [list(map(_positive, row)) for row in stop["values"]]} for stop in stops]
-    origin = {"published": "the published result"}.get(result["origin"], result["origin"])
     return (
         f'<section aria-label="The turning grid"><div id="turning"></div><noscript><ul>{told}</ul></noscript>'
         f'<script type="application/json" id="grid-data">{_json({"stops": stops})}</script>'
-        f'<p class="small">The colours are {origin} of <a href="#{_slug(result["experiment"])}">'
+        f'<p class="small">The colours are {_text(result["origin"])} of <a href="#{_slug(result["experiment"])}">'
         f"{_text(result['title'])}</a>. Between the marks, colours are blended: nothing was run there. "
         "<code>turn</code> exchanges the two flows of a cell; drawn on paper that is this rotation, after which the "
         "first line stands on the right.</p></section>"

@@ -51,7 +51,7 @@ def written(tmp_path_factory) -> Path:
     claims = [claim("C-3", "inconclusive"), claim("D-4", "out of reach here")]
     grid = {"depth": DEPTH, "time": TIME, "stops": [stop(2), stop(0), stop(1)]}
     first = result(folder / "figure.png", grid=grid)
-    second = result(folder / "figure.png", "second", origin="published", claims=claims)
+    second = result(folder / "figure.png", "second", origin="the published result", claims=claims)
     pending = [{"id": "E-5", "statement": AWKWARD, "source": "later", "paper": "no number"}]
     build([first, second], folder / "new" / "page.html", pending=pending)
     return folder / "new" / "page.html"

@@ -131,8 +131,7 @@ def run(config: Config, progress: Progress) -> dict:
             params, losses = fit(
                 per_seed(net.init, config.seeds),
                 net.logits,
-                images.train_x,
-                images.train_y,
+                images,
                 steps=config.steps,
                 batch=config.batch,
                 learning_rate=rate,

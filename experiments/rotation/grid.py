@@ -64,7 +64,7 @@ def resnet_logits(p: Weights, images: jax.Array, probes: jax.Array) -> jax.Array
 
 
 def measure(config: Any, images: Images, progress: Progress) -> dict:
-    """The stops of the page's grid; values[line][k] is the mean over images of ||d loss / d stream|| at step k."""
+    """The page's grid: the mean over images of ||d loss / d stream|| at each cell of the trained nets."""
     pixels, hidden, count = images.train_x.shape[-1], config.hidden_size, 16
     x, y = jnp.asarray(images.test_x), jnp.asarray(images.test_y)
 
@@ -72,8 +72,7 @@ def measure(config: Any, images: Images, progress: Progress) -> dict:
         params, _ = fit(
             per_seed(lambda key: init(make, inputs, width, hidden, shape[0], key), 1),
             lambda p, x: logits(p, x, jnp.zeros((*shape, len(x), hidden))),
-            images.train_x,
-            images.train_y,
+            images,
             steps=config.steps,
             batch=config.batch,
             learning_rate=config.learning_rate,
@@ -109,39 +108,41 @@ def measure(config: Any, images: Images, progress: Progress) -> dict:
     at_0, at_45 = at_0.mean(-1), at_45.mean(-1)
     ends = np.cumsum([len(line) for line in lines])[:-1]
     at_90 = jnp.stack([norm.mean(-1) for norm in jnp.split(of_net, ends, axis=-1)])
+    return {"depth": SIDE, "time": pixels, "stops": stops(at_0, at_45, at_90)}
+
+
+def stops(at_0: jax.Array, at_45: jax.Array, at_90: jax.Array) -> list[dict]:
+    """What the page says and colours at each angle; the values are [line, step along the stream]."""
+    lines, steps = at_0.shape
     unit = "‖∂ loss / ∂ stream‖"
-    return {
-        "depth": SIDE,
-        "time": pixels,
-        "stops": [
-            {
-                "angle": 0,
-                "name": "LSTM",
-                "code": "scan(residual(lstm), TIME)",
-                "caption": f"{SIDE} layers of LSTM, trained to read a digit row by row: in each layer the stream runs "
-                "along time, its weights shared by all steps.",
-                "values": at_0.tolist(),
-                "unit": unit,
-            },
-            {
-                "angle": 45,
-                "name": "wavefront",
-                "code": "wavefront(residual(lstm))",
-                "caption": "The same LSTM run along its anti-diagonals: the cells of one row on the screen are "
-                f"independent and run in one tick, {SIDE + pixels - 1} ticks in all. The gradients are the same to "
-                f"rounding (largest difference {float(jnp.abs(at_45 - at_0).max()):.1g}).",
-                "values": at_45.tolist(),
-                "unit": unit,
-            },
-            {
-                "angle": 90,
-                "name": "ResNet",
-                "code": "scan(turn(residual(dense)), DEPTH)",
-                "caption": f"A residual net of {pixels} layers, trained on the same digits: the stream runs through "
-                "depth, each layer with weights of its own. One column a digit, from 0 on the right to 7; between "
-                "the columns nothing flows.",
-                "values": at_90.tolist(),
-                "unit": unit,
-            },
-        ],
-    }
+    return [
+        {
+            "angle": 0,
+            "name": "LSTM",
+            "code": "scan(residual(lstm), TIME)",
+            "caption": f"{lines} layers of LSTM, trained to read a digit row by row: in each layer the stream runs "
+            "along time, its weights shared by all steps.",
+            "values": at_0.tolist(),
+            "unit": unit,
+        },
+        {
+            "angle": 45,
+            "name": "wavefront",
+            "code": "wavefront(residual(lstm))",
+            "caption": "The same LSTM run along its anti-diagonals: the cells of one row on the screen are "
+            f"independent and run in one tick, {lines + steps - 1} ticks in all. The gradients are the same to "
+            f"rounding (largest difference {float(jnp.abs(at_45 - at_0).max()):.1g}).",
+            "values": at_45.tolist(),
+            "unit": unit,
+        },
+        {
+            "angle": 90,
+            "name": "ResNet",
+            "code": "scan(turn(residual(dense)), DEPTH)",
+            "caption": f"A residual net of {steps} layers, trained on the same digits: the stream runs through "
+            "depth, each layer with weights of its own. One column a digit, from 0 on the right to 7; between "
+            "the columns nothing flows.",
+            "values": at_90.tolist(),
+            "unit": unit,
+        },
+    ]

@@ -141,8 +141,7 @@ def measure(config: Any, images: Images, progress: Progress) -> list[dict]:
         params, _ = fit(
             untrained,
             partial(logits, rung),
-            images.train_x,
-            images.train_y,
+            images,
             steps=config.steps,
             batch=config.batch,
             learning_rate=config.learning_rate,
