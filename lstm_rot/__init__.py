@@ -2,6 +2,7 @@
 
 from lstm_rot import branches, models
 from lstm_rot.core import DEPTH, TIME, Axis, Branch, Cell, chain, residual, scan, turn
+from lstm_rot.models.recurrent import explain
 from lstm_rot.schedules import Checkpointed, Schedule, Sequential
 from lstm_rot.wavefront import wavefront
 
@@ -16,6 +17,7 @@ __all__ = [
     "Sequential",
     "branches",
     "chain",
+    "explain",
     "models",
     "residual",
     "scan",

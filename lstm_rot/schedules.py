@@ -48,21 +48,29 @@ class Checkpointed:
             )
 
     def __call__(self, step: Step, init: Any, xs: Any, length: int) -> tuple[Any, Any]:
-        every = min(self.every or max(isqrt(length), 1), max(length, 1))
-        whole = length - length % every
-
-        def piece(xs: Any, start: int, stop: int, size: int) -> Any:
-            return jax.tree.map(lambda x: x[start:stop].reshape((stop - start) // size, size, *x.shape[1:]), xs)
-
-        def run(carry: Any, xs: Any, count: int, size: int) -> tuple[Any, Any]:
+        def piece(carry: Any, xs: Any, size: int) -> tuple[Any, Any]:
             # Inside a loop XLA cannot merge the second forward run with the first, so nothing need prevent it.
-            inner = jax.checkpoint(lambda carry, xs: jax.lax.scan(step, carry, xs, size), prevent_cse=False)
-            carry, ys = jax.lax.scan(inner, carry, xs, count)
-            return carry, jax.tree.map(lambda y: y.reshape(count * size, *y.shape[2:]), ys)
+            run = jax.checkpoint(lambda carry, xs: jax.lax.scan(step, carry, xs, size), prevent_cse=False)
+            return run(carry, xs)
 
-        carry, ys = run(init, piece(xs, 0, whole, every), whole // every, every)
-        if whole == length:
-            return carry, ys
-        rest = length - whole
-        carry, last = run(carry, piece(xs, whole, length, rest), 1, rest)
-        return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, last)
+        return in_pieces(piece, init, xs, length, self.every or max(isqrt(length), 1))
+
+
+def in_pieces(
+    piece: Callable[[Any, Any, int], tuple[Any, Any]], init: Any, xs: Any, length: int, every: int
+) -> tuple[Any, Any]:
+    """A line run in pieces of `every` cells and a shorter last one: piece(carry, xs, size) -> carry, ys."""
+    every = min(every, max(length, 1))
+    whole = length - length % every
+
+    def run(carry: Any, start: int, stop: int, size: int) -> tuple[Any, Any]:
+        count = (stop - start) // size
+        pieces = jax.tree.map(lambda x: x[start:stop].reshape(count, size, *x.shape[1:]), xs)
+        carry, ys = jax.lax.scan(lambda carry, xs: piece(carry, xs, size), carry, pieces, count)
+        return carry, jax.tree.map(lambda y: y.reshape(count * size, *y.shape[2:]), ys)
+
+    carry, ys = run(init, 0, whole, every)
+    if whole == length:
+        return carry, ys
+    carry, last = run(carry, whole, length, length - whole)
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, last)

@@ -38,9 +38,10 @@ def our_lstm(p, xs, c, h):
 def lstm_by_hand(p, xs, c, h):
     def step(carry, x):
         c, h = carry
-        i, f, g, o = jnp.moveaxis(jnp.tensordot(h, p.wh, 1) + p.b + jnp.tensordot(x, p.wx, 1), -2, 0)
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        i, f, g, o = jnp.moveaxis(jnp.tensordot(h, p.wh, 1) + (jnp.tensordot(x, p.wx, 1) + p.b), -2, 0)
+        i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+        c = f * c + i * g
+        h = o * jnp.tanh(c)
         return (c, h), h
 
     return jax.lax.scan(step, (c, h), xs)

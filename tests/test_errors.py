@@ -230,7 +230,10 @@ LAYERS = {
     "lstm_rot.core": ["lstm_rot.lines", "lstm_rot.schedules"],
     "lstm_rot.wavefront": ["lstm_rot.core", "lstm_rot.lines", "lstm_rot.schedules"],
     "lstm_rot.branches": ["lstm_rot.branches"],
-    "lstm_rot.models": [f"lstm_rot.{name}" for name in ("core", "branches", "models", "schedules", "wavefront")],
+    "lstm_rot.kernels": [f"lstm_rot.{name}" for name in ("core", "lines", "schedules", "branches.common", "kernels")],
+    "lstm_rot.models": [
+        f"lstm_rot.{name}" for name in ("core", "branches", "kernels", "models", "schedules", "wavefront")
+    ],
 }
 
 

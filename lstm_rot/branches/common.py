@@ -7,14 +7,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
+def product(x: Float[Array, "*B K"], w: Any, b: Any = None) -> Float[Array, "..."]:
+    """x W + b in the dtype of W, [*B, K] by [K, *out] and [*out]: a branch makes the products of its flows here.
+
+    W may be callable: an implementation that makes the product itself, as `kernels.hoisted`.
+    """
+    if callable(w):
+        return w(x, b)
+    y = jnp.tensordot(x.astype(w.dtype), w, 1)
+    return y if b is None else y + b
+
+
 def affine(p: Any, h: Float[Array, "*B H"], x: Float[Array, "*B D"] | None) -> Float[Array, "..."]:
     """h W_h + x W_x + b, shaped [*B, H], or [*B, G, H] where the weights have an axis of G gates.
 
     A line without input has x = None, and its p.wx is None.
     """
-    dtype = p.wh.dtype
-    a = jnp.tensordot(h.astype(dtype), p.wh, 1) + p.b
-    return a if x is None else a + jnp.tensordot(x.astype(dtype), p.wx, 1)
+    return product(h, p.wh) + (p.b if x is None else product(x, p.wx, p.b))
 
 
 def layer_norm(x: Float[Array, "*B H"], scale: Float[Array, "H"] | None) -> Float[Array, "*B H"]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lstm_rot.branches.common import product
 from lstm_rot.branches.lstm import gate_weights
 
 
@@ -27,8 +28,8 @@ def gru(
     n = tanh(x W_x + b + r (h W_h + b_n))
     h' = z h + (1 - z) n
     """
-    h_r, h_z, h_n = jnp.moveaxis(jnp.tensordot(stream.astype(p.wh.dtype), p.wh, 1).astype(stream.dtype), -2, 0)
-    x = p.b if below is None else jnp.tensordot(below.astype(p.wh.dtype), p.wx, 1) + p.b  # pyright: ignore
+    h_r, h_z, h_n = jnp.moveaxis(product(stream, p.wh).astype(stream.dtype), -2, 0)
+    x = p.b if below is None else product(below, p.wx, p.b)
     x_r, x_z, x_n = jnp.moveaxis(x.astype(stream.dtype), -2, 0)
     r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
     n = jnp.tanh(x_n + r * (h_n + p.bn.astype(stream.dtype)))

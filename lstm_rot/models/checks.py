@@ -59,6 +59,31 @@ def sizes(config: Any, *fields: str) -> None:
             raise ValueError(f"{field}={value!r}: give a whole number of at least 1")
 
 
+def rates(config: Any, *fields: str) -> None:
+    """Raises ValueError unless each named field of the config is a probability below 1."""
+    for field in fields:
+        value = getattr(config, field)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ValueError(f"{field}={value!r}: give a probability, at least 0 and below 1")
+
+
+def step_number(name: str, value: Any) -> None:
+    """Raises ValueError unless value is one whole number, of at least 0 where it is not traced."""
+    whole = np.shape(value) == () and jnp.issubdtype(jnp.result_type(value), jnp.integer)
+    if not whole or (not traced(value) and value < 0):
+        raise ValueError(f"{name}={value!r}: give the number of the first step, a whole number of at least 0")
+
+
+def key_in(key: Any) -> None:
+    """Raises ValueError unless key is None or one key, as `jax.random.key` makes."""
+    if key is None:
+        return
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed and np.shape(key) == ()) and not (dtype == np.uint32 and np.shape(key) == (2,)):
+        raise ValueError(f"key={key!r}: give one key, jax.random.key(seed), or None to run without dropout")
+
+
 def floats(name: str, x: Any, shape: str, width: int, *, config_field: str) -> None:
     """Raises ValueError unless x is floating, of the rank that `shape` ("T B D") writes down, and `width` wide."""
     if isinstance(x, list | tuple):

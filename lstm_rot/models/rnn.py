@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Integer, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from lstm_rot.branches import rnn as branch
 from lstm_rot.models import recurrent
@@ -34,10 +34,24 @@ def apply(
     config: Config,
     lengths: Integer[Any, "B"] | Sequence[int] | None = None,
     carry: Carry | None = None,
+    key: PRNGKeyArray | None = None,
+    start: int | Int[Array, ""] = 0,
     schedule: Schedule = Sequential(),
+    implementation: recurrent.Implementation | None = None,
 ) -> tuple[Carry, Float[Array, "T B H"]]:
-    """Runs the stack, jitted; lengths, carry and errors as in `models.lstm.apply`."""
-    return recurrent.apply(KIND, params, xs, config=config, lengths=lengths, carry=carry, schedule=schedule)
+    """Runs the stack, jitted; the options and errors as in `models.lstm.apply`."""
+    return recurrent.apply(
+        KIND,
+        params,
+        xs,
+        config=config,
+        lengths=lengths,
+        carry=carry,
+        key=key,
+        start=start,
+        schedule=schedule,
+        implementation=implementation,
+    )
 
 
 _init = jax.jit(lambda key, config: recurrent.init(KIND, key, config), static_argnums=1)

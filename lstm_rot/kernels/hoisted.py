@@ -1,0 +1,266 @@
+"""A line of cells with its products taken out of the loop: `hoisted(cell, axis)` means `scan(cell, axis)`.
+
+Cells multiply by their weights through `branches.common.product`. Here another function takes that product's place:
+
+- what enters the line is known for all its cells, so x W + b is one product for all of them, before the loop;
+- a product of what flows, y_t = h_t W, must stay in the loop, but its weight's gradient need not: the loop is
+  differentiated with respect to its products only, and then dW = sum_t h_t^T dy_t is one product too. In the
+  reverse loop dh_t = dy_t W^T reads a transposed copy of W, made once.
+
+A long line runs in blocks of cells, so that what is computed at once stays in the cache, and takes the memory of one
+block. Any cell can be hoisted; along DEPTH, where each cell has a W of its own, dW is one batched product.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from math import ceil, isqrt, prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from lstm_rot.branches.common import product
+from lstm_rot.core import Above, Axis, Below, Cell, Left, Params, Right, scan, turn
+from lstm_rot.lines import line_length
+from lstm_rot.schedules import Checkpointed, Schedule, Sequential, in_pieces
+
+WEIGHTS = frozenset({"wx", "wh", "wp"})  # the fields of a branch's Params that `product` multiplies by
+SAVED = jax.checkpoint_policies.save_only_these_names("gates", "product")  # for the gradient; the rest is computed anew
+
+
+class Use(NamedTuple):
+    """One product in a cell: of which weight, and with which leaf that enters (None: what flows) and which bias."""
+
+    weight: int
+    below: int | None
+    bias: int | None
+    rows: int  # of x, its batch axes taken together
+    y: jax.ShapeDtypeStruct
+
+
+class StandIn(NamedTuple):
+    """What a cell gets in place of a weight: `product` calls it."""
+
+    weight: jax.Array
+    take: Callable[[Any, Any], jax.Array]
+
+    def __call__(self, x: jax.Array, b: jax.Array | None) -> jax.Array:
+        return self.take(x, b)
+
+    @property
+    def dtype(self) -> Any:
+        return self.weight.dtype
+
+
+def hoisted(cell: Cell, axis: Axis, *, length: int | None = None, schedule: Schedule = Sequential()) -> Cell:
+    """The line `scan(cell, axis, length=length, schedule=schedule)`, made to be differentiated once, in reverse.
+
+    Raises ValueError as `scan` does, and for schedules other than Sequential and Checkpointed.
+    """
+    if axis.flow == "below":
+        return turn(hoisted(turn(cell), axis._replace(flow="left"), length=length, schedule=schedule))
+    if not isinstance(schedule, Sequential | Checkpointed):
+        raise ValueError(f"a hoisted line runs Sequential or Checkpointed, not {schedule!r}: use scan for it")
+
+    def line(p: Params, left: Left, belows: Below) -> tuple[Right, Above]:
+        weights = _Weights(p, axis.tied)
+        steps = line_length((weights.untied(weights.leaves), belows), length)
+        if steps == 0:
+            return scan(cell, axis, length=length)(p, left, belows)
+        uses = _plan(cell, weights, left, belows)
+        transposed = weights.transposed({use.weight for use in uses if use.below is None})
+        checkpointed = isinstance(schedule, Checkpointed)
+        unroll = 1 if checkpointed else schedule.unroll
+        block = partial(_block, cell, weights, uses, unroll, transposed)
+        if checkpointed:
+            every = schedule.every or max(isqrt(steps), 1)
+            block = jax.checkpoint(block, prevent_cse=False, static_argnums=2)  # pyright: ignore
+        else:
+            every = _block_length(steps, uses)
+        return in_pieces(block, left, (weights.untied(weights.leaves), belows), steps, every)
+
+    return line
+
+
+class _Weights:
+    """The leaves of p: which are weights by which `product` multiplies, and which of them all cells share."""
+
+    def __init__(self, p: Params, tied: Any):
+        named, self.treedef = jax.tree_util.tree_flatten_with_path(p)
+        self.leaves = [leaf for _, leaf in named]
+        self.tied = [bool(flag) for flag in jax.tree.leaves(jax.tree.broadcast(tied, p))]
+        self.multiplied = [getattr(path[-1], "name", None) in WEIGHTS if path else False for path, _ in named]
+
+    def untied(self, leaves: list) -> list:
+        """Those of which each cell has its own; None in the place of the others."""
+        return [None if tied else leaf for leaf, tied in zip(leaves, self.tied, strict=True)]
+
+    def of(self, leaves: list, untied: list) -> list:
+        """The leaves of one cell or block, given its own."""
+        return [leaf if tied else own for leaf, own, tied in zip(leaves, untied, self.tied, strict=True)]
+
+    def at_once(self, leaves: list, x: jax.Array, use: Use) -> jax.Array:
+        """The products x W + b of all cells of a block."""
+        w, b = leaves[use.weight], None if use.bias is None else leaves[use.bias]
+        if self.tied[use.weight] and (use.bias is None or self.tied[use.bias]):
+            return product(x, w, b)
+        axes = [None if k is None or self.tied[k] else 0 for k in (use.weight, use.bias)]
+        return jax.vmap(product, in_axes=(0, *axes))(x, w, b)
+
+    def transposed(self, used: set[int]) -> list:
+        """A copy with the contracted axis last of each weight that the reverse loop reads again and again."""
+        return [
+            jax.lax.optimization_barrier(jnp.moveaxis(jax.lax.stop_gradient(leaf), 0, -1))
+            if tied and k in used
+            else None
+            for k, (leaf, tied) in enumerate(zip(self.leaves, self.tied, strict=True))
+        ]
+
+    def call(self, cell: Cell, leaves: list, left: Left, below: Below, take: Callable) -> tuple[Right, Above]:
+        """The cell, its products made by take(number of the weight, x, b)."""
+        stand_ins = [
+            StandIn(leaf, partial(take, k)) if multiplied else leaf
+            for k, (leaf, multiplied) in enumerate(zip(leaves, self.multiplied, strict=True))
+        ]
+        return cell(self.treedef.unflatten(stand_ins), left, below)
+
+
+def _plan(cell: Cell, weights: _Weights, left: Left, belows: Below) -> list[Use]:
+    """The cell's products, in the order in which it makes them."""
+    uses: list[Use] = []
+
+    def trace(leaves: list, left: Left, below: Below) -> Any:
+        entering = jax.tree.leaves(below)
+
+        def take(k: int, x: jax.Array, b: jax.Array | None) -> jax.Array:
+            y = product(x, leaves[k], b)
+            rows = prod(x.shape[:-1])
+            uses.append(Use(k, _place(x, entering), _place(b, leaves), rows, jax.ShapeDtypeStruct(y.shape, y.dtype)))
+            return y
+
+        return weights.call(cell, leaves, left, below, take)
+
+    def first(leaf: Any) -> Any:
+        return jax.eval_shape(lambda leaf: leaf[0], leaf)
+
+    leaves = [leaf if tied else first(leaf) for leaf, tied in zip(weights.leaves, weights.tied, strict=True)]
+    jax.eval_shape(trace, leaves, left, jax.tree.map(first, belows))
+    return uses
+
+
+def _place(x: Any, leaves: list) -> int | None:
+    return next((k for k, leaf in enumerate(leaves) if leaf is x), None)
+
+
+def _block_length(steps: int, uses: list[Use]) -> int:
+    """Cells in a block: enough rows for products at full speed, few enough that the block's products stay in cache."""
+    on_cpu = jax.default_backend() == "cpu"
+    rows, size = (512, 2 << 20) if on_cpu else (8192, 64 << 20)
+    of_step = sum(use.y.size * use.y.dtype.itemsize for use in uses if use.below is not None) or 1
+    target = max(ceil(rows / max(max((use.rows for use in uses), default=1), 1)), size // of_step)
+    if target >= steps:
+        return steps
+    divisors = [n for n in range(ceil(target / 2), min(2 * target, steps) + 1) if steps % n == 0]
+    return min(divisors, key=lambda n: abs(n - target), default=ceil(steps / ceil(steps / target)))
+
+
+def _block(
+    cell: Cell, weights: _Weights, uses: list[Use], unroll: int, transposed: list, left: Left, xs: Any, size: int
+) -> tuple[Right, Above]:
+    """`size` cells: the products of what enters them, then the loop."""
+    untied, belows = xs
+    leaves, entering = weights.of(weights.leaves, untied), jax.tree.leaves(belows)
+    ready = [weights.at_once(leaves, entering[use.below], use) for use in uses if use.below is not None]
+    looped = {use.weight for use in uses if use.below is None}
+    matrices = [leaf if k in looped else None for k, leaf in enumerate(leaves)]
+    others = [None if k in looped else leaf for k, leaf in enumerate(leaves)]
+    return _loop(cell, weights, uses, unroll, size)(matrices, transposed, (others, left, belows, ready))
+
+
+def _loop(cell: Cell, weights: _Weights, uses: list[Use], unroll: int, size: int) -> Callable:
+    """The cells one after another, a function of (matrices, their transposed copies, all other flows)."""
+    inside = [use for use in uses if use.below is None]
+
+    def forward(matrices: list, transposed: list, flows: Any, taps: list | None) -> tuple[Right, Any]:
+        others, left, belows, ready = flows
+        whole = [other if matrix is None else matrix for matrix, other in zip(matrices, others, strict=True)]
+
+        def body(left: Left, x: Any) -> tuple[Right, Any]:
+            untied, below, ready, taps = x
+            leaves, products, waiting = weights.of(whole, untied), iter(uses), iter(ready)
+            taps, inputs = (None if taps is None else iter(taps)), []
+
+            def take(k: int, x: jax.Array, b: jax.Array | None) -> jax.Array:
+                use = next(products)
+                if use.below is not None:
+                    y = next(waiting)
+                    return y if b is None or use.bias is not None else y + b
+                inputs.append(x.astype(leaves[k].dtype))
+                y = product(x, leaves[k])
+                if taps is not None:
+                    y = checkpoint_name(_tapped(inputs[-1], leaves[k], transposed[k], next(taps)), "product")
+                return y if b is None else y + b
+
+            right, above = weights.call(cell, leaves, left, below, take)
+            return right, (above, inputs)
+
+        if taps is not None:
+            body = jax.checkpoint(body, policy=SAVED, prevent_cse=False)
+        return jax.lax.scan(body, left, (weights.untied(whole), belows, ready, taps), size, unroll=unroll)
+
+    @jax.custom_vjp
+    def run(matrices: list, transposed: list, flows: Any) -> tuple[Right, Above]:
+        right, (aboves, _) = forward(matrices, transposed, flows, None)
+        return right, aboves
+
+    def run_forward(matrices: list, transposed: list, flows: Any) -> tuple[tuple[Right, Above], Any]:
+        def differentiated(flows: Any, taps: list) -> Any:
+            right, (aboves, inputs) = forward(matrices, transposed, flows, taps)
+            return (right, aboves), inputs
+
+        taps = [jnp.zeros((size, *use.y.shape), use.y.dtype) for use in inside]
+        result, backward, inputs = jax.vjp(differentiated, flows, taps, has_aux=True)
+        return result, (backward, inputs, [None if m is None else m[:0] for m in matrices])
+
+    def run_backward(saved: Any, cotangents: Any) -> tuple[list, None, Any]:
+        backward, inputs, empties = saved
+        dflows, dys = backward(cotangents)
+        gradients: list = [None] * len(empties)
+        for use, x, dy in zip(inside, inputs, dys, strict=True):
+            gradient = _weight_gradient(x, dy, weights.tied[use.weight])
+            before = gradients[use.weight]
+            gradients[use.weight] = gradient if before is None else before + gradient
+        gradients = [None if e is None else g.astype(e.dtype) for g, e in zip(gradients, empties, strict=True)]
+        return gradients, None, dflows
+
+    run.defvjp(run_forward, run_backward)
+    return run
+
+
+@jax.custom_vjp
+def _tapped(x: jax.Array, w: jax.Array, transposed: jax.Array | None, tap: jax.Array) -> jax.Array:
+    """x W. Its gradient goes on to x, by the transposed copy, and to the tap; W gets none."""
+    return product(x, w)
+
+
+def _tapped_forward(x: jax.Array, w: jax.Array, transposed: jax.Array | None, tap: jax.Array) -> tuple[jax.Array, Any]:
+    return product(x, w), (w, transposed)
+
+
+def _tapped_backward(saved: Any, dy: jax.Array) -> tuple[jax.Array, None, None, jax.Array]:
+    w, transposed = saved
+    transposed = jnp.moveaxis(w, 0, -1) if transposed is None else transposed
+    return jnp.tensordot(dy, transposed, transposed.ndim - 1), None, None, dy
+
+
+_tapped.defvjp(_tapped_forward, _tapped_backward)
+
+
+def _weight_gradient(x: jax.Array, dy: jax.Array, tied: bool) -> jax.Array:
+    """sum over the batch of x^T dy: [n, *B, K] and [n, *B, *out] give [K, *out], or one for each of n where untied."""
+    if not tied:
+        return jax.vmap(partial(_weight_gradient, tied=True))(x, dy)
+    axes = tuple(range(x.ndim - 1))
+    wide = dy.dtype if jnp.finfo(dy.dtype).bits > 32 else jnp.float32
+    return jax.lax.dot_general(x, dy, ((axes, axes), ((), ())), preferred_element_type=wide)
