@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 
 def product(x: Float[Array, "*B K"], w: Any, b: Any = None) -> Float[Array, "..."]:
-    """x W + b in the dtype of W, [*B, K] by [K, *out] and [*out]: a branch makes the products of its flows here.
+    """x W + b in the dtype of W, [*B, K] by [K, *out], b of any shape: a branch makes the products of its flows here.
 
     W may be callable: an implementation that makes the product itself, as `kernels.hoisted`.
     """
@@ -23,7 +23,7 @@ def affine(p: Any, h: Float[Array, "*B H"], x: Float[Array, "*B D"] | None) -> F
 
     A line without input has x = None, and its p.wx is None.
     """
-    return product(h, p.wh) + (p.b if x is None else product(x, p.wx, p.b))
+    return product(h, p.wh, p.b if x is None else product(x, p.wx, p.b))
 
 
 def layer_norm(x: Float[Array, "*B H"], scale: Float[Array, "H"] | None) -> Float[Array, "*B H"]:

@@ -32,7 +32,8 @@ def separately(a: Float[Array, "*B G H"], kinds: tuple[Activation, ...]) -> list
 
 def at_once(a: Float[Array, "*B G H"], kinds: tuple[Activation, ...]) -> list[Float[Array, "*B H"]]:
     """The same by one tanh over all gates, which a compiler vectorises; its gradient needs the gates alone."""
-    return list(jnp.moveaxis(_at_once(a, kinds), -2, 0))
+    gates = jax.lax.split(_at_once(a, kinds), [1] * len(kinds), axis=a.ndim - 2)  # whose transpose is one concatenation
+    return [gate.squeeze(-2) for gate in gates]
 
 
 def _constants(kinds: tuple[Activation, ...], dtype: Any) -> np.ndarray:

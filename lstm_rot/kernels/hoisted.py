@@ -30,11 +30,12 @@ SAVED = jax.checkpoint_policies.save_only_these_names("gates", "product")  # for
 
 
 class Use(NamedTuple):
-    """One product in a cell: of which weight, and with which leaf that enters (None: what flows) and which bias."""
+    """One product x W + b in a cell, its places counted."""
 
-    weight: int
-    below: int | None
-    bias: int | None
+    weight: int  # W, of the leaves of p
+    below: int | None  # x, of the leaves that enter; None: x is what flows
+    bias: int | None  # b, of the leaves of p
+    ready: int | None  # b, of the products of what enters
     rows: int  # of x, its batch axes taken together
     y: jax.ShapeDtypeStruct
 
@@ -129,14 +130,17 @@ class _Weights:
 def _plan(cell: Cell, weights: _Weights, left: Left, belows: Below) -> list[Use]:
     """The cell's products, in the order in which it makes them."""
     uses: list[Use] = []
+    ready: list[jax.Array] = []
 
     def trace(leaves: list, left: Left, below: Below) -> Any:
         entering = jax.tree.leaves(below)
 
         def take(k: int, x: jax.Array, b: jax.Array | None) -> jax.Array:
             y = product(x, leaves[k], b)
-            rows = prod(x.shape[:-1])
-            uses.append(Use(k, _place(x, entering), _place(b, leaves), rows, jax.ShapeDtypeStruct(y.shape, y.dtype)))
+            use = Use(k, _place(x, entering), _place(b, leaves), _place(b, ready), prod(x.shape[:-1]), jax.typeof(y))
+            uses.append(use)
+            if use.below is not None:
+                ready.append(y)
             return y
 
         return weights.call(cell, leaves, left, below, take)
@@ -196,11 +200,11 @@ def _loop(cell: Cell, weights: _Weights, uses: list[Use], unroll: int, size: int
                 if use.below is not None:
                     y = next(waiting)
                     return y if b is None or use.bias is not None else y + b
+                if taps is None:
+                    return product(x, leaves[k], b)
                 inputs.append(x.astype(leaves[k].dtype))
-                y = product(x, leaves[k])
-                if taps is not None:
-                    y = checkpoint_name(_tapped(inputs[-1], leaves[k], transposed[k], next(taps)), "product")
-                return y if b is None else y + b
+                y = checkpoint_name(_tapped(inputs[-1], leaves[k], transposed[k], next(taps)), "product")
+                return y if b is None or use.ready is not None else y + b
 
             right, above = weights.call(cell, leaves, left, below, take)
             return right, (above, inputs)
@@ -219,20 +223,23 @@ def _loop(cell: Cell, weights: _Weights, uses: list[Use], unroll: int, size: int
             right, (aboves, inputs) = forward(matrices, transposed, flows, taps)
             return (right, aboves), inputs
 
-        taps = [jnp.zeros((size, *use.y.shape), use.y.dtype) for use in inside]
+        ready = flows[-1]
+        taps = [jnp.zeros((size, *u.y.shape), u.y.dtype) if u.ready is None else ready[u.ready] for u in inside]
         result, backward, inputs = jax.vjp(differentiated, flows, taps, has_aux=True)
         return result, (backward, inputs, [None if m is None else m[:0] for m in matrices])
 
     def run_backward(saved: Any, cotangents: Any) -> tuple[list, None, Any]:
         backward, inputs, empties = saved
-        dflows, dys = backward(cotangents)
+        (*dflows, dready), dys = backward(cotangents)
         gradients: list = [None] * len(empties)
         for use, x, dy in zip(inside, inputs, dys, strict=True):
             gradient = _weight_gradient(x, dy, weights.tied[use.weight])
             before = gradients[use.weight]
             gradients[use.weight] = gradient if before is None else before + gradient
+            if use.ready is not None:
+                dready[use.ready] += dy
         gradients = [None if e is None else g.astype(e.dtype) for g, e in zip(gradients, empties, strict=True)]
-        return gradients, None, dflows
+        return gradients, None, (*dflows, dready)
 
     run.defvjp(run_forward, run_backward)
     return run
@@ -240,12 +247,12 @@ def _loop(cell: Cell, weights: _Weights, uses: list[Use], unroll: int, size: int
 
 @jax.custom_vjp
 def _tapped(x: jax.Array, w: jax.Array, transposed: jax.Array | None, tap: jax.Array) -> jax.Array:
-    """x W. Its gradient goes on to x, by the transposed copy, and to the tap; W gets none."""
-    return product(x, w)
+    """x W + tap. Its gradient goes on to x, by the transposed copy, and to the tap; W gets none."""
+    return product(x, w, tap)
 
 
 def _tapped_forward(x: jax.Array, w: jax.Array, transposed: jax.Array | None, tap: jax.Array) -> tuple[jax.Array, Any]:
-    return product(x, w), (w, transposed)
+    return product(x, w, tap), (w, transposed)
 
 
 def _tapped_backward(saved: Any, dy: jax.Array) -> tuple[jax.Array, None, None, jax.Array]:
