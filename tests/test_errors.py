@@ -234,6 +234,7 @@ LAYERS = {
     "lstm_rot.models": [
         f"lstm_rot.{name}" for name in ("core", "branches", "kernels", "models", "schedules", "wavefront")
     ],
+    "lstm_rot.interop": [f"lstm_rot.{name}" for name in ("branches", "interop", "models")],
 }
 
 

@@ -158,11 +158,14 @@ def _place(x: Any, leaves: list) -> int | None:
 
 
 def _block_length(steps: int, uses: list[Use]) -> int:
-    """Cells in a block: enough rows for products at full speed, few enough that the block's products stay in cache."""
+    """Cells in a block: enough rows for products at full speed, few enough that they stay in cache, and no more than
+    an eighth of a long line, so that a block's memory is small beside what is kept of every cell.
+    """
     on_cpu = jax.default_backend() == "cpu"
     rows, size = (512, 2 << 20) if on_cpu else (8192, 64 << 20)
     of_step = sum(use.y.size * use.y.dtype.itemsize for use in uses if use.below is not None) or 1
-    target = max(ceil(rows / max(max((use.rows for use in uses), default=1), 1)), size // of_step)
+    target = max(ceil(rows / max((use.rows or 1 for use in uses), default=1)), size // of_step)
+    target = min(target, max(ceil(steps / 8), 16))
     if target >= steps:
         return steps
     divisors = [n for n in range(ceil(target / 2), min(2 * target, steps) + 1) if steps % n == 0]

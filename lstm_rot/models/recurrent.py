@@ -73,11 +73,6 @@ class Config(checks.Dtypes):
         """The leading axes of weights and carries: (L,), or (L, 2)."""
         return (self.num_layers, 2) if self.bidirectional else (self.num_layers,)
 
-    @property
-    def noisy(self) -> bool:
-        """Whether a key changes anything."""
-        return self.dropout > 0
-
 
 class Noise(NamedTuple):
     """What is drawn for one direction of one layer: masks of its input, and those of its cells; None: not in use."""
