@@ -7,8 +7,9 @@ from pathlib import Path
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
-from experiments import degradation, gradient_flow, rotation
+from experiments import degradation, gradient_flow, rotation, speed
 from experiments.claims import CLAIMS
 from experiments.data import DataError
 from experiments.harness import Experiment, Refused, execute, progress_display, writable
@@ -17,6 +18,7 @@ from experiments.page import build
 EXPERIMENTS = {
     module.EXPERIMENT.name: module.EXPERIMENT for module in (gradient_flow, rotation, degradation)
 }  # the quickest first, so that there is soon something to see
+BESIDE = {speed.EXPERIMENT.name: speed.EXPERIMENT}  # tests no claim: runs and stands last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +40,8 @@ class All:
 def main(args: list[str] | None = None) -> None:
     options, console = tyro.cli(All, args=args, prog="python -m experiments"), Console()
     if options.list:
-        for experiment in EXPERIMENTS.values():
-            console.print(f"{experiment.name}: {experiment.title} ({', '.join(experiment.claims)})")
+        for experiment in known().values():
+            console.print(f"{experiment.name}: {experiment.title} ({', '.join(experiment.claims) or 'no claim'})")
         return
     try:
         chosen = select(options)
@@ -62,8 +64,9 @@ def main(args: list[str] | None = None) -> None:
                     failures.append(f"{experiment.name}: {error}")
                     continue
                 done.add(experiment.name)
-                for claim in result["claims"]:
-                    console.print(f"{claim['id']}: {claim['verdict']}   ({experiment.name}, {result['seconds']} s)")
+                said = [f"{claim['id']}: {claim['verdict']}" for claim in result["claims"]]
+                for words in said or [result["table"].get("title", result["title"])]:
+                    console.print(escape(f"{words}   ({experiment.name}, {result['seconds']} s)"))
                 write_page(options.results, done)
                 progress.advance(task)
     except KeyboardInterrupt:
@@ -75,12 +78,18 @@ def main(args: list[str] | None = None) -> None:
         sys.exit("\n".join(failures))
 
 
+def known() -> dict[str, Experiment]:
+    """By name, in the order in which they run."""
+    return EXPERIMENTS | BESIDE
+
+
 def select(options: All) -> list[Experiment]:
     """The experiments to run. Raises Refused for unknown ones and unknown presets, naming the known."""
-    unknown = [name for name in options.only if name not in EXPERIMENTS]
+    there = known()
+    unknown = [name for name in options.only if name not in there]
     if unknown:
-        raise Refused(f"unknown experiment {unknown[0]!r}: known are {', '.join(EXPERIMENTS)}")
-    chosen = [EXPERIMENTS[name] for name in options.only or EXPERIMENTS]
+        raise Refused(f"unknown experiment {unknown[0]!r}: known are {', '.join(there)}")
+    chosen = [there[name] for name in options.only or there]
     for experiment in chosen:
         if options.preset not in experiment.presets:
             raise Refused(
@@ -96,7 +105,8 @@ def write_page(results: Path, fresh: set[str]) -> None:
     """
     shown = []
     order = list(CLAIMS)
-    for experiment in sorted(EXPERIMENTS.values(), key=lambda each: order.index(each.claims[0])):
+    first = {name: order.index(each.claims[0]) if each.claims else len(order) for name, each in known().items()}
+    for experiment in sorted(known().values(), key=lambda each: first[each.name]):
         mine = results / f"{experiment.name}.json"
         for path, origin in (
             (mine, "this run" if experiment.name in fresh else "an earlier run"),

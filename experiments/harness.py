@@ -66,7 +66,10 @@ class Finding(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One experiment. `presets` maps 'quick', 'cpu', ... to configs, which have a field `data` and `seeds`."""
+    """One experiment. `presets` maps 'quick', 'cpu', ... to configs, which say their `seeds`, and mostly their `data`.
+
+    One that tests no claim of a paper has no `claims`. A run may tell "hardware" and "versions" of its own.
+    """
 
     name: str
     title: str
@@ -76,7 +79,7 @@ class Experiment:
     judge: Callable[[dict], list[Finding]]
     draw: Callable[[dict], Figure]
     caption: str
-    table: Callable[[dict], dict]  # measurements -> {"columns": [...], "rows": [[...], ...]}
+    table: Callable[[dict], dict]  # measurements -> {"columns": [...], "rows": [[...], ...]}, and its "title"
 
     @property
     def published(self) -> Path:
@@ -175,13 +178,14 @@ def execute(
         "seeds": config.seeds,
         **{key: measurements.pop(key) for key in ("data", "grid") if key in measurements},
         "measurements": measurements,
-        "hardware": hardware(),
+        "hardware": measurements.pop("hardware", None) or hardware(),
         "load": [round(x, 2) for x in load],
         "seconds": round(seconds, 1),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("jax", "jaxlib", "numpy", "optax", "scikit-learn")},
+            **measurements.pop("versions", {}),
         },
     }
     result |= assess(experiment, measurements)
@@ -264,6 +268,11 @@ def hardware() -> str:
     device = jax.devices()[0]
     if device.platform != "cpu":
         return f"{jax.device_count()} x {device.device_kind}"
+    return processor()
+
+
+def processor() -> str:
+    """The processor and its cores, in words; starts no backend."""
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -273,12 +282,15 @@ def hardware() -> str:
 
 def report(console: Console, result: dict) -> None:
     """The table of measurements, then each claim: the paper's figure, ours, the verdict."""
-    table = Table(title=f"{result['title']}   ({result['seconds']} s)", title_justify="left")
+    title = result["table"].get("title", result["title"])
+    table = Table(title=escape(f"{title}   ({result['seconds']} s)"), title_justify="left")
     for column in result["table"]["columns"]:
         table.add_column(column, overflow="fold")
     for row in result["table"]["rows"]:
         table.add_row(*(escape(str(cell)) for cell in row))
     console.print(table)
+    if not result["claims"]:
+        return
     claims = Table(show_lines=True)
     for column in ("claim", "the paper", "ours", "verdict"):
         claims.add_column(column, overflow="fold")

@@ -113,7 +113,8 @@ def _table(result: Mapping[str, Any]) -> str:
         "<tr>" + "".join(f"<td{kind}>{_text(value)}</td>" for value, kind in zip(row, classes, strict=True)) + "</tr>"
         for row in rows
     )
-    caption = f"<caption>{_text(result['title'])}: the figures</caption>"
+    title = result["table"].get("title") or f"{result['title']}: the figures"
+    caption = f"<caption>{_text(title)}</caption>"
     # Focusable, because a wide table scrolls inside its own box and the keyboard must reach that box.
     label = f"Table of {_text(result['title'])}"
     return (
