@@ -122,3 +122,41 @@ def compiled(f: Callable, *args: Any, **options: Any) -> Any:
 def operations(f: Callable, *args: Any) -> Counter[str]:
     """How often each operation stands in the compiled program, fusions' and loops' bodies included."""
     return Counter(re.findall(r"^ .*? = .*? ([a-z][a-z0-9-]*)\(", compiled(f, *args).as_text(), re.MULTILINE))
+
+
+# The bounds of a fast implementation: the largest difference from the reference in units of its largest entry.
+AGREEMENT = {"bfloat16": 2e-2, "float32": 1e-5, "float64": 1e-12}
+
+
+def disagreement(actual: Any, desired: Any) -> float:
+    """max|a - b| / max|b|, the worst of the leaves; infinite where one is not finite, or not zero as the other is."""
+    worst = 0.0
+    for a, b in zip(floats_of(actual), floats_of(desired), strict=True):
+        assert a.shape == b.shape
+        difference, largest = np.abs(a - b).max(initial=0), np.abs(b).max(initial=0)
+        if not np.isfinite(a).all() or (difference > 0 and largest == 0):
+            return np.inf
+        worst = max(worst, difference / largest if largest else 0.0)
+    return worst
+
+
+def stack_arguments(model: Any, config: Any, steps: int, batch: int, seed: int = 0) -> tuple[Any, np.ndarray, Any]:
+    """Random params, inputs and carry of a recurrent stack."""
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), config))
+    carry = jax.eval_shape(lambda: model.zeros(config, batch))
+    xs = normal(config.param_dtype, steps, batch, config.input_size, seed=seed + 2)
+    return random_like(params, seed), xs, random_like(carry, seed + 1)
+
+
+def stack_gradients(model: Any, config: Any, **options: Any) -> Callable[..., Any]:
+    """Jitted: results, and the gradients of their `weighed` sum with respect to params, xs and carry."""
+
+    def scalar(params: Any, xs: Any, carry: Any) -> Any:
+        results = model.apply(params, xs, config=config, carry=carry, **options)
+        return weighed(jax.tree.map(lambda leaf: leaf.astype("float64"), results)), results
+
+    def results_and_gradients(*args: Any) -> Any:
+        gradients, results = jax.grad(scalar, (0, 1, 2), has_aux=True)(*args)
+        return results, gradients
+
+    return jax.jit(results_and_gradients)

@@ -173,3 +173,82 @@ def transformer(params, tokens):
         angles = [t / 10000 ** (2 * i / hidden) for i in range(half)]
         x[t] += np.array([np.sin(a) for a in angles] + [np.cos(a) for a in angles])[:hidden]
     return norm(layers(params.layers, x), params.scale) @ params.out
+
+
+def lstm_variant(p, left, x, masks=(None,) * 4, *, gates, rate=0.0, zoneout=(0.0, 0.0)):
+    """One step of an LSTM with every option, of one sequence; what p has not is None.
+
+    gates: "forget" (Gers 2000), "coupled" (Greff 2015) or "1997". Peepholes: Gers & Schmidhuber 2000. Norms: Ba et al.
+    2016, Eq. 29 to 31, their statistics over all gates jointly. wp: Sak et al. 2014. masks: of h (Gal & Ghahramani
+    2016, a factor), of what is added (Semeniuta et al. 2016, at `rate`), of c and of h (Krueger et al. 2017, at
+    `zoneout`; True: new); each may be None.
+    """
+    c, h = left
+    names = "ifgo" if gates == "forget" else "igo"
+    of_hidden, of_add, of_cell, of_output = masks
+    seen = h if of_hidden is None else h * of_hidden
+    from_h = np.concatenate([seen @ p.wh[:, k] for k in range(len(names))])
+    from_x = np.concatenate([x @ p.wx[:, k] for k in range(len(names))])
+    if p.norm is not None:
+        from_h, from_x = norm(from_h, np.concatenate(p.norm.h)), norm(from_x, np.concatenate(p.norm.x))
+    a = dict(zip(names, np.split(from_h + from_x + np.concatenate(p.b), len(names)), strict=True))
+    if p.peephole is not None:
+        w = dict(zip(names.replace("g", ""), p.peephole, strict=True))
+        for gate in names[: names.index("g")]:
+            a[gate] = a[gate] + w[gate] * c
+    i = sigmoid(a["i"])
+    keep = {"forget": lambda: sigmoid(a["f"]), "coupled": lambda: 1 - i, "1997": lambda: 1}[gates]()
+    g = 4 * sigmoid(a["g"]) - 2 if gates == "1997" else np.tanh(a["g"])
+    g = g if of_add is None else g * of_add / (1 - rate)
+    new = keep * c + i * g
+    if p.peephole is not None:
+        a["o"] = a["o"] + w["o"] * new
+    read = new if p.norm is None else norm(new, p.norm.c) + p.norm.bias
+    out = sigmoid(a["o"]) * (2 * sigmoid(read) - 1 if gates == "1997" else np.tanh(read))
+    out = out if p.wp is None else out @ p.wp
+    out = zoned(out, h, of_output, zoneout[1])
+    return (zoned(new, c, of_cell, zoneout[0]), out), out
+
+
+def zoned(new, old, mask, rate):
+    """Old with probability `rate`; without a mask the expectation."""
+    return (1 - rate) * new + rate * old if mask is None else np.where(mask, new, old)
+
+
+def sequences(cell, layers, lefts, xs, lengths, ways, *, dropout=0.0, noise=None):
+    """Recurrent layers above each other, each sequence alone, within its length, from its start (way 0) or end (1).
+
+    layers[l] and lefts[l] have an entry a way, as has noise[l]: its masks (between layers, on the input, in the cell),
+    whose entry k is that of the k-th step that is read. Returns the last rights, in the same lists, and the outputs of
+    the top layer, those of the ways side by side.
+    """
+    steps, batch = xs.shape[:2]
+    lengths = np.full(batch, steps) if lengths is None else lengths
+    below, rights = xs, []
+    for number, (of_ways, lefts_of_ways) in enumerate(zip(layers, lefts, strict=True)):
+        ends, outs = [], []
+        for place, (p, (stream, memory), way) in enumerate(zip(of_ways, lefts_of_ways, ways, strict=True)):
+            between, on_input, in_cell = (None, None, None) if noise is None else noise[number][place]
+            out = np.zeros((steps, batch, (memory if isinstance(memory, np.ndarray) else stream).shape[-1]))
+            end = []
+            for b in range(batch):
+                left = stream[b], at(memory, b)
+                for k in range(lengths[b]):
+                    t = lengths[b] - 1 - k if way else k
+                    x = below[t, b]
+                    if between is not None and number > 0:
+                        x = x * between[k, b] / (1 - dropout)
+                    if on_input is not None:
+                        x = x * on_input[b]
+                    if in_cell is None:
+                        left, out[t, b] = cell(p, left, x)
+                    else:
+                        of_hidden, *of_steps = in_cell
+                        masks = [at(of_hidden, b), *(at(at(mask, k), b) for mask in of_steps)]
+                        left, out[t, b] = cell(p, left, x, masks)
+                end.append(left)
+            ends.append(joined(end))
+            outs.append(out)
+        below = np.concatenate(outs, -1)
+        rights.append(ends)
+    return rights, below

@@ -103,13 +103,15 @@ def normed_output(gates: Callable) -> Callable:
 
 
 def normed_affine(p: Params, h: Float[Array, "*B P"], x: Float[Array, "*B D"] | None) -> Float[Array, "*B G H"]:
-    """LN(h W_h) + LN(x W_x) + b, each norm over all gates (Ba et al. 2016, Eq. 29)."""
+    """LN(h W_h) + LN(x W_x) + b, each norm over all gates, in float32 at least (Ba et al. 2016, Eq. 29)."""
     norm: Any = p.norm
 
     def normed(y: Array, scale: Array) -> Array:
-        return layer_norm(y.reshape(*y.shape[:-2], -1), scale.reshape(-1)).reshape(y.shape)
+        wide = y if jnp.finfo(y.dtype).bits > 32 else y.astype(jnp.float32)
+        return layer_norm(wide.reshape(*y.shape[:-2], -1), scale.reshape(-1)).reshape(y.shape)
 
-    a = normed(product(h, p.wh), norm.h) + p.b
+    a = normed(product(h, p.wh), norm.h)
+    a = a + p.b.astype(a.dtype)
     return a if x is None else a + normed(product(x, p.wx), norm.x)
 
 

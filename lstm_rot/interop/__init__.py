@@ -6,6 +6,6 @@
     lstm_rot.interop.nnx            LSTM, a module in the place of nnx.RNN(nnx.OptimizedLSTMCell(D, H, rngs=rngs))
     lstm_rot.interop.safetensors    save, load: one file with the weights and the config
 
-Only `to_torch` needs torch, and only `safetensors` the package of that name: `pip install "lstm_rot[torch]"` and
-`pip install "lstm_rot[safetensors]"`; each says so where it is missing.
+Only `to_torch` needs torch, and only `safetensors` the package of that name: `pip install torch` and
+`pip install safetensors`; each says so where it is missing.
 """

@@ -143,7 +143,7 @@ def to_torch(params: tuple[branch.Params, ...], config: lstm.Config, *, prefix: 
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
-            'to_torch makes torch tensors: pip install "lstm_rot[torch]"; state_dict makes numpy arrays without it'
+            'to_torch makes torch tensors: pip install torch; state_dict makes numpy arrays without it'
         ) from error
     tensors = {}
     for name, leaf in state_dict(params, config, prefix=prefix).items():

@@ -8,7 +8,8 @@ Cells multiply by their weights through `branches.common.product`. Here another 
   reverse loop dh_t = dy_t W^T reads a transposed copy of W, made once.
 
 A long line runs in blocks of cells, so that what is computed at once stays in the cache, and takes the memory of one
-block. Any cell can be hoisted; along DEPTH, where each cell has a W of its own, dW is one batched product.
+block. Any cell can be hoisted that reads its weights wx, wh and wp by `product` alone and closes over no traced array;
+along DEPTH, where each cell has a W of its own, dW is one batched product.
 """
 
 from collections.abc import Callable
@@ -37,28 +38,32 @@ class Use(NamedTuple):
     bias: int | None  # b, of the leaves of p
     ready: int | None  # b, of the products of what enters
     rows: int  # of x, its batch axes taken together
-    y: jax.ShapeDtypeStruct
+    y: Any  # its shape and dtype
 
 
-class StandIn(NamedTuple):
+class StandIn:
     """What a cell gets in place of a weight: `product` calls it."""
 
-    weight: jax.Array
-    take: Callable[[Any, Any], jax.Array]
+    def __init__(self, dtype: Any, take: Callable[[Any, Any], jax.Array]):
+        self.dtype, self.take = dtype, take
 
     def __call__(self, x: jax.Array, b: jax.Array | None) -> jax.Array:
         return self.take(x, b)
 
-    @property
-    def dtype(self) -> Any:
-        return self.weight.dtype
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{name}: in a hoisted line the weights {', '.join(sorted(WEIGHTS))} are read by branches.common.product "
+            f"alone; use it, or scan the line"
+        )
 
 
 def hoisted(cell: Cell, axis: Axis, *, length: int | None = None, schedule: Schedule = Sequential()) -> Cell:
-    """The line `scan(cell, axis, length=length, schedule=schedule)`, made to be differentiated once, in reverse.
+    """The line `scan(cell, axis, length=length, schedule=schedule)`, to be differentiated in reverse first.
 
-    Raises ValueError as `scan` does, and for schedules other than Sequential and Checkpointed.
+    Raises ValueError as `scan` does, and for schedules other than Sequential and Checkpointed; `jax.jvp` of it, but not
+    of its gradient, is a TypeError.
     """
+    scan(cell, axis)  # raises for an axis that is none
     if axis.flow == "below":
         return turn(hoisted(turn(cell), axis._replace(flow="left"), length=length, schedule=schedule))
     if not isinstance(schedule, Sequential | Checkpointed):
@@ -112,16 +117,14 @@ class _Weights:
     def transposed(self, used: set[int]) -> list:
         """A copy with the contracted axis last of each weight that the reverse loop reads again and again."""
         return [
-            jax.lax.optimization_barrier(jnp.moveaxis(jax.lax.stop_gradient(leaf), 0, -1))
-            if tied and k in used
-            else None
+            jax.lax.optimization_barrier(jnp.moveaxis(leaf, 0, -1)) if tied and k in used else None
             for k, (leaf, tied) in enumerate(zip(self.leaves, self.tied, strict=True))
         ]
 
     def call(self, cell: Cell, leaves: list, left: Left, below: Below, take: Callable) -> tuple[Right, Above]:
         """The cell, its products made by take(number of the weight, x, b)."""
         stand_ins = [
-            StandIn(leaf, partial(take, k)) if multiplied else leaf
+            StandIn(leaf.dtype, partial(take, k)) if multiplied else leaf
             for k, (leaf, multiplied) in enumerate(zip(leaves, self.multiplied, strict=True))
         ]
         return cell(self.treedef.unflatten(stand_ins), left, below)
@@ -130,17 +133,25 @@ class _Weights:
 def _plan(cell: Cell, weights: _Weights, left: Left, belows: Below) -> list[Use]:
     """The cell's products, in the order in which it makes them."""
     uses: list[Use] = []
-    ready: list[jax.Array] = []
+    ready: list[Any] = []
 
     def trace(leaves: list, left: Left, below: Below) -> Any:
         entering = jax.tree.leaves(below)
 
         def take(k: int, x: jax.Array, b: jax.Array | None) -> jax.Array:
             y = product(x, leaves[k], b)
-            use = Use(k, _place(x, entering), _place(b, leaves), _place(b, ready), prod(x.shape[:-1]), jax.typeof(y))
+            alike = b is not None and (b.shape, b.dtype) == (y.shape, y.dtype)
+            use = Use(
+                weight=k,
+                below=_place(x, entering),
+                bias=_place(b, leaves),
+                ready=_place(b, ready) if alike else None,
+                rows=prod(x.shape[:-1]),
+                y=jax.typeof(y),
+            )
             uses.append(use)
-            if use.below is not None:
-                ready.append(y)
+            if use.below is not None:  # ready only as it is: a bias of another making is added in the loop
+                ready.append(y if b is None or use.bias is not None else object())
             return y
 
         return weights.call(cell, leaves, left, below, take)
@@ -158,8 +169,8 @@ def _place(x: Any, leaves: list) -> int | None:
 
 
 def _block_length(steps: int, uses: list[Use]) -> int:
-    """Cells in a block: enough rows for products at full speed, few enough that they stay in cache, and no more than
-    an eighth of a long line, so that a block's memory is small beside what is kept of every cell.
+    """Cells in a block: enough rows for products at full speed, then as many as the cache holds, but about an eighth of
+    a long line at most, so that a block's memory is small beside what is kept of every cell.
     """
     on_cpu = jax.default_backend() == "cpu"
     rows, size = (512, 2 << 20) if on_cpu else (8192, 64 << 20)
@@ -250,18 +261,20 @@ def _loop(cell: Cell, weights: _Weights, uses: list[Use], unroll: int, size: int
 
 @jax.custom_vjp
 def _tapped(x: jax.Array, w: jax.Array, transposed: jax.Array | None, tap: jax.Array) -> jax.Array:
-    """x W + tap. Its gradient goes on to x, by the transposed copy, and to the tap; W gets none."""
+    """x W + tap. Its gradient goes on to x, by the transposed copy, and to the tap, from which W's is made later."""
     return product(x, w, tap)
 
 
 def _tapped_forward(x: jax.Array, w: jax.Array, transposed: jax.Array | None, tap: jax.Array) -> tuple[jax.Array, Any]:
-    return product(x, w, tap), (w, transposed)
+    return product(x, w, tap), (x, w, transposed)
 
 
-def _tapped_backward(saved: Any, dy: jax.Array) -> tuple[jax.Array, None, None, jax.Array]:
-    w, transposed = saved
+def _tapped_backward(saved: Any, dy: jax.Array) -> tuple:
+    x, w, transposed = saved
+    dw = _weight_gradient(x[None], dy[None], True).astype(w.dtype)  # second derivatives alone ask for it
     transposed = jnp.moveaxis(w, 0, -1) if transposed is None else transposed
-    return jnp.tensordot(dy, transposed, transposed.ndim - 1), None, None, dy
+    dx = jnp.tensordot(dy, transposed.astype(dy.dtype), transposed.ndim - 1)
+    return dx.astype(x.dtype), dw, None, dy
 
 
 _tapped.defvjp(_tapped_forward, _tapped_backward)

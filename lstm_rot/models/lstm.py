@@ -143,7 +143,7 @@ def init(key: PRNGKeyArray, config: Config, *, uniform: float | None = None) -> 
     """
     if uniform is not None and not uniform > 0:
         raise ValueError(f"uniform={uniform!r}: give the bound of the weights, above 0, or None for orthogonal ones")
-    return _init(key, config, uniform)
+    return _init(key, config, None if uniform is None else float(uniform))
 
 
 def apply(
@@ -161,12 +161,15 @@ def apply(
     """Runs the stack, jitted, and returns the carry after the last step and the top layer's outputs.
 
     Steps at or past a sequence's length leave its carry as it was and give zeros; what stands in xs there, NaN
-    included, changes nothing. The carry of one chunk continues in the next: two chunks equal one run, with the same
-    key and dropout too (but of a reversed or bidirectional stack, which needs the whole sequence). With a key, dropout
-    and zoneout draw from it; without, none is dropped. The outputs of two directions stand side by side, [T, B, 2 P].
+    included, changes nothing. The carry of one chunk continues in the next: two chunks equal one run (but of a
+    reversed or bidirectional stack, which needs the whole sequence). The outputs of two directions stand side by side.
+
+    key: dropout and zoneout draw from it; without one nothing is dropped. A mask depends on the key, the layer, the
+    direction and the number of the step. start: the number of xs' first step in the whole sequence; with the same key,
+    and its own start given to every chunk, two chunks equal one run with dropout too.
 
     implementation: None, the fastest that serves, or "reference", "hoisted", "wavefront"; `lstm_rot.explain` says
-    which and why. All but the reference are to be differentiated once, in reverse.
+    which and why. The hoisted one has gradients, and derivatives of them, but no `jax.jvp` of its own.
 
     Raises ValueError, before any compilation, for wrong ranks, widths, dtypes, params or a carry of another config,
     for lengths outside 0..T (seen where they are not traced), and for an implementation that cannot serve.

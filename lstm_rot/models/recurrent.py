@@ -156,7 +156,7 @@ def explain(config: Config, *, schedule: Schedule = Sequential()) -> str:
 
 
 _PURPOSE: dict[Implementation, str] = {
-    "hoisted": "the inputs' products before the loop, the weights' gradients after it; to be differentiated once",
+    "hoisted": "the inputs' products before the loop, the weights' gradients after it; no jax.jvp but of gradients",
     "reference": "scan(scan(cell, TIME), DEPTH) as it is written; any derivative",
     "wavefront": "T + L - 1 ticks of one batched product over the layers; the layers may be on devices of their own",
 }
@@ -339,7 +339,7 @@ def flipped(x: Float[Array, "T B H"], lengths: Int[Array, "B"] | None) -> Float[
     if lengths is None:
         return x[::-1]
     t = jnp.arange(len(x), dtype="int32")[:, None]
-    ends = jnp.asarray(lengths, "int32")
+    ends = jnp.clip(jnp.asarray(lengths, "int32"), 0, len(x))
     return jnp.take_along_axis(x, jnp.where(t < ends, ends - 1 - t, t)[..., None], axis=0)
 
 
