@@ -581,9 +581,9 @@ def test_initial_weights(uniform, gates):
             np.testing.assert_allclose(np.std(run.wp), 32**-0.5, rtol=0.2)
         else:
             for leaf in (run.wx, run.wh, bias, run.peephole, run.wp):
-                assert 0.9 * uniform < np.abs(leaf).max() <= uniform + 1e-6
-                assert abs(np.mean(leaf)) < 0.25 * uniform
-                np.testing.assert_allclose(np.std(leaf), uniform / np.sqrt(3), rtol=0.15)
+                assert 0.9 * uniform < float(np.abs(leaf).max()) <= uniform + 1e-6
+                assert abs(float(np.mean(leaf))) < 0.25 * uniform
+                np.testing.assert_allclose(float(np.std(leaf)), uniform / np.sqrt(3), rtol=0.15)
         assert all((np.asarray(leaf) == one).all() for leaf, one in zip(run.norm, (1, 1, 1, 0), strict=True))
 
 
