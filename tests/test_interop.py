@@ -617,9 +617,9 @@ def test_wrong_files(tmp_path):
 def test_missing_extras(monkeypatch, tmp_path):
     for name in ("torch", "safetensors", "safetensors.numpy"):
         monkeypatch.setitem(sys.modules, name, None)
-    raises(['pip install torch', "state_dict"], lambda: torch.to_torch(random(PLAIN), PLAIN), ImportError)
+    raises(["pip install torch", "state_dict"], lambda: torch.to_torch(random(PLAIN), PLAIN), ImportError)
     for call in (lambda: safetensors.save(tmp_path / "x", random(PLAIN), PLAIN), lambda: safetensors.load("x")):
-        raises(['pip install safetensors'], call, ImportError)
+        raises(["pip install safetensors"], call, ImportError)
     assert torch.from_torch(STATE)[0] == PLAIN
 
 

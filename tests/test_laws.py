@@ -154,7 +154,7 @@ def test_some_leaves_tied(flow_name, tied):
     axis, all_untied = Axis(flow_name, lstm.Params(*tied)), Axis(flow_name, False)
     p, start, xs = weights(example, "float64", T)[:3], flow(example, "float64"), normal("float64", T, B, H)
     some = lstm.Params(*(leaf[0] if flag else leaf for leaf, flag in zip(p, tied, strict=True)))
-    repeated = lstm.Params(*(jnp.stack([leaf[0]] * T) if flag else leaf for leaf, flag in zip(p, tied, strict=True)))
+    repeated = lstm.Params(*(jnp.stack([leaf[0]] * T) if flag else leaf for leaf, flag in zip(p, tied, strict=True)))  # pyright: ignore
     cell, args = (example.cell, (start, xs)) if flow_name == "left" else (turn(example.cell), (xs, start))
     values, (grads, *of_flows) = value_and_grads(scan(cell, axis), some, *args)
     expected, (expected_grads, *expected_of_flows) = value_and_grads(scan(cell, all_untied), repeated, *args)

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 """What users could pick instead, each as its documentation would have it; a library is imported by its own builder."""
 
 from typing import Any

@@ -13,7 +13,7 @@ def product(x: Float[Array, "*B K"], w: Any, b: Any = None) -> Float[Array, "...
     W may be callable: an implementation that makes the product itself, as `kernels.hoisted`.
     """
     if callable(w):
-        return w(x, b)
+        return w(x, b)  # pyright: ignore
     y = jnp.tensordot(x.astype(w.dtype), w, 1)
     return y if b is None else y + b
 

@@ -19,7 +19,7 @@ class Masks(NamedTuple):
     output: Bool[Array, "B P"] | None = None
 
 
-TIED = Masks(hidden=True, add=False, cell=False, output=False)  # along time
+TIED: Any = Masks(hidden=True, add=False, cell=False, output=False)  # pyright: ignore
 
 
 def dropped(x: Float[Array, "*S"], mask: Bool[Array, "..."] | None, rate: float) -> Float[Array, "*S"]:

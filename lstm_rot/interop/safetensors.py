@@ -97,7 +97,7 @@ def _package() -> Any:
     try:
         import safetensors.numpy  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError('interop.safetensors needs a package: pip install safetensors') from error
+        raise ImportError("interop.safetensors needs a package: pip install safetensors") from error
     return safetensors.numpy
 
 

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """Weights to and from torch.nn.LSTM.
 
 Of layer k and direction (suffix _l{k}, or _l{k}_reverse), torch's gates i, f, g, o being ours:
@@ -143,7 +144,7 @@ def to_torch(params: tuple[branch.Params, ...], config: lstm.Config, *, prefix: 
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
-            'to_torch makes torch tensors: pip install torch; state_dict makes numpy arrays without it'
+            "to_torch makes torch tensors: pip install torch; state_dict makes numpy arrays without it"
         ) from error
     tensors = {}
     for name, leaf in state_dict(params, config, prefix=prefix).items():

@@ -76,10 +76,9 @@ def hoisted(cell: Cell, axis: Axis, *, length: int | None = None, schedule: Sche
             return scan(cell, axis, length=length)(p, left, belows)
         uses = _plan(cell, weights, left, belows)
         transposed = weights.transposed({use.weight for use in uses if use.below is None})
-        checkpointed = isinstance(schedule, Checkpointed)
-        unroll = 1 if checkpointed else schedule.unroll
+        unroll = schedule.unroll if isinstance(schedule, Sequential) else 1
         block = partial(_block, cell, weights, uses, unroll, transposed)
-        if checkpointed:
+        if isinstance(schedule, Checkpointed):
             every = schedule.every or max(isqrt(steps), 1)
             block = jax.checkpoint(block, prevent_cse=False, static_argnums=2)  # pyright: ignore
         else:

@@ -307,7 +307,8 @@ class _Stack(NamedTuple):
             return right, (y, valid)
 
         drawn = jax.vmap(lambda number: self.drawn(number, 0, below[0].shape))(numbers)
-        time = Axis("left", tied=(True, True, Noise(dropout=False, variational=True, cells=noise.TIED)))
+        tied = True, True, Noise(dropout=False, variational=True, cells=noise.TIED)  # pyright: ignore
+        time = Axis("left", tied)
         return wavefront(cell, time=time, depth=DEPTH, schedule=self.schedule)((weights, numbers, drawn), left, below)
 
     def cell(self) -> Cell:
