@@ -166,8 +166,9 @@ def test_a_run_is_written_drawn_redrawn_and_stands_last_on_the_page(tmp_path, mo
     assert written["versions"]["jax"] == jax.__version__ and "cores" in written["hardware"]
     figure = tmp_path / "speed.png"
     figure.write_bytes(b"")
-    monkeypatch.setattr(harness, "PUBLISHED", tmp_path / "published")
-    harness.main(speed.EXPERIMENT, ["--redraw", "--results", str(tmp_path)])
+    with monkeypatch.context() as patch:
+        patch.setattr(harness, "PUBLISHED", tmp_path / "published")
+        harness.main(speed.EXPERIMENT, ["--redraw", "--results", str(tmp_path)])
     assert figure.read_bytes().startswith(b"\x89PNG")
     everything.write_page(tmp_path, {"speed"})
     page = (tmp_path / "index.html").read_text()
