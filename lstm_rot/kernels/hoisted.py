@@ -13,10 +13,12 @@ along DEPTH, where each cell has a W of its own, dW is one batched product.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from math import ceil, isqrt, prod
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -37,8 +39,9 @@ class Use(NamedTuple):
     below: int | None  # x, of the leaves that enter; None: x is what flows
     bias: int | None  # b, of the leaves of p
     ready: int | None  # b, of the products of what enters
-    rows: int  # of x, its batch axes taken together
-    y: Any  # its shape and dtype
+    left: int | None  # x, of the leaves that flow in from the left
+    x: Any  # its shape and dtype
+    y: Any  # the product's
 
 
 class StandIn:
@@ -77,7 +80,10 @@ def hoisted(cell: Cell, axis: Axis, *, length: int | None = None, schedule: Sche
         uses = _plan(cell, weights, left, belows)
         transposed = weights.transposed({use.weight for use in uses if use.below is None})
         unroll = schedule.unroll if isinstance(schedule, Sequential) else 1
-        block = partial(_block, cell, weights, uses, unroll, transposed)
+
+        def block(left: Left, xs: Any, size: int) -> tuple[Right, Above]:
+            return _Block(cell, weights, uses, unroll, size)(transposed, left, xs)
+
         if isinstance(schedule, Checkpointed):
             every = schedule.every or max(isqrt(steps), 1)
             block = jax.checkpoint(block, prevent_cse=False, static_argnums=2)  # pyright: ignore
@@ -135,7 +141,7 @@ def _plan(cell: Cell, weights: _Weights, left: Left, belows: Below) -> list[Use]
     ready: list[Any] = []
 
     def trace(leaves: list, left: Left, below: Below) -> Any:
-        entering = jax.tree.leaves(below)
+        entering, flowing = jax.tree.leaves(below), jax.tree.leaves(left)
 
         def take(k: int, x: jax.Array, b: jax.Array | None) -> jax.Array:
             y = product(x, leaves[k], b)
@@ -145,7 +151,8 @@ def _plan(cell: Cell, weights: _Weights, left: Left, belows: Below) -> list[Use]
                 below=_place(x, entering),
                 bias=_place(b, leaves),
                 ready=_place(b, ready) if alike else None,
-                rows=prod(x.shape[:-1]),
+                left=_place(x, flowing),
+                x=jax.typeof(x),
                 y=jax.typeof(y),
             )
             uses.append(use)
@@ -174,7 +181,7 @@ def _block_length(steps: int, uses: list[Use]) -> int:
     on_cpu = jax.default_backend() == "cpu"
     rows, size = (512, 2 << 20) if on_cpu else (8192, 64 << 20)
     of_step = sum(use.y.size * use.y.dtype.itemsize for use in uses if use.below is not None) or 1
-    target = max(ceil(rows / max((use.rows or 1 for use in uses), default=1)), size // of_step)
+    target = max(ceil(rows / max((prod(use.x.shape[:-1]) or 1 for use in uses), default=1)), size // of_step)
     target = min(target, max(ceil(steps / 8), 16))
     if target >= steps:
         return steps
@@ -182,80 +189,129 @@ def _block_length(steps: int, uses: list[Use]) -> int:
     return min(divisors, key=lambda n: abs(n - target), default=ceil(steps / ceil(steps / target)))
 
 
-def _block(
-    cell: Cell, weights: _Weights, uses: list[Use], unroll: int, transposed: list, left: Left, xs: Any, size: int
-) -> tuple[Right, Above]:
+@dataclass(frozen=True, eq=False)
+class _Block:
     """`size` cells: the products of what enters them, then the loop."""
-    untied, belows = xs
-    leaves, entering = weights.of(weights.leaves, untied), jax.tree.leaves(belows)
-    ready = [weights.at_once(leaves, entering[use.below], use) for use in uses if use.below is not None]
-    looped = {use.weight for use in uses if use.below is None}
-    matrices = [leaf if k in looped else None for k, leaf in enumerate(leaves)]
-    others = [None if k in looped else leaf for k, leaf in enumerate(leaves)]
-    return _loop(cell, weights, uses, unroll, size)(matrices, transposed, (others, left, belows, ready))
 
+    cell: Cell
+    weights: _Weights
+    uses: list[Use]
+    unroll: int
+    size: int
 
-def _loop(cell: Cell, weights: _Weights, uses: list[Use], unroll: int, size: int) -> Callable:
-    """The cells one after another, a function of (matrices, their transposed copies, all other flows)."""
-    inside = [use for use in uses if use.below is None]
+    def __call__(self, transposed: list, left: Left, xs: Any) -> tuple[Right, Above]:
+        untied, belows = xs
+        leaves, entering = self.weights.of(self.weights.leaves, untied), jax.tree.leaves(belows)
+        ready = [self.weights.at_once(leaves, entering[u.below], u) for u in self.uses if u.below is not None]
+        looped = {use.weight for use in self.inside}
+        matrices = [leaf if k in looped else None for k, leaf in enumerate(leaves)]
+        others = [None if k in looped else leaf for k, leaf in enumerate(leaves)]
+        return _loop(self, matrices, transposed, (others, left, belows, ready))
 
-    def forward(matrices: list, transposed: list, flows: Any, taps: list | None) -> tuple[Right, Any]:
+    @property
+    def inside(self) -> list[Use]:
+        """The products that stay in the loop."""
+        return [use for use in self.uses if use.below is None]
+
+    def run(self, matrices: list, transposed: list, flows: Any, taps: "_Taps | None" = None) -> tuple[Right, Above]:
+        """The loop, given (the weights read within it, their transposed copies, all other flows)."""
         others, left, belows, ready = flows
         whole = [other if matrix is None else matrix for matrix, other in zip(matrices, others, strict=True)]
 
-        def body(left: Left, x: Any) -> tuple[Right, Any]:
+        def body(left: Left, x: Any) -> tuple[Right, Above]:
             untied, below, ready, taps = x
-            leaves, products, waiting = weights.of(whole, untied), iter(uses), iter(ready)
-            taps, inputs = (None if taps is None else iter(taps)), []
+            leaves, products, waiting = self.weights.of(whole, untied), iter(self.uses), iter(ready)
+            sums, inputs = (iter(taps.sums), iter(taps.inputs)) if taps else (None, None)
 
             def take(k: int, x: jax.Array, b: jax.Array | None) -> jax.Array:
                 use = next(products)
                 if use.below is not None:
                     y = next(waiting)
                     return y if b is None or use.bias is not None else y + b
-                if taps is None:
+                if sums is None or inputs is None:
                     return product(x, leaves[k], b)
-                inputs.append(x.astype(leaves[k].dtype))
-                y = checkpoint_name(_tapped(inputs[-1], leaves[k], transposed[k], next(taps)), "product")
+                x = x if use.left is not None else _shown(x, next(inputs))
+                y = _tapped(x.astype(leaves[k].dtype), leaves[k], transposed[k], next(sums))
+                y = checkpoint_name(y, "product")
                 return y if b is None or use.ready is not None else y + b
 
-            right, above = weights.call(cell, leaves, left, below, take)
-            return right, (above, inputs)
+            right, above = self.weights.call(self.cell, leaves, left, below, take)
+            return taps.shown(right) if taps else right, above
 
         if taps is not None:
             body = jax.checkpoint(body, policy=SAVED, prevent_cse=False)
-        return jax.lax.scan(body, left, (weights.untied(whole), belows, ready, taps), size, unroll=unroll)
+        xs = self.weights.untied(whole), belows, ready, taps
+        return jax.lax.scan(body, left, xs, self.size, unroll=self.unroll)
 
-    @jax.custom_vjp
-    def run(matrices: list, transposed: list, flows: Any) -> tuple[Right, Above]:
-        right, (aboves, _) = forward(matrices, transposed, flows, None)
-        return right, aboves
+    def taps(self, ready: list) -> "_Taps":
+        """Of all cells. The sums start as what is ready to be added to a product, the rest as zeros."""
 
-    def run_forward(matrices: list, transposed: list, flows: Any) -> tuple[tuple[Right, Above], Any]:
-        def differentiated(flows: Any, taps: list) -> Any:
-            right, (aboves, inputs) = forward(matrices, transposed, flows, taps)
-            return (right, aboves), inputs
+        def zeros(of: Any) -> jax.Array:
+            return jnp.zeros((self.size, *of.shape), of.dtype)
 
-        ready = flows[-1]
-        taps = [jnp.zeros((size, *u.y.shape), u.y.dtype) if u.ready is None else ready[u.ready] for u in inside]
-        result, backward, inputs = jax.vjp(differentiated, flows, taps, has_aux=True)
-        return result, (backward, inputs, [None if m is None else m[:0] for m in matrices])
+        return _Taps(
+            sums=[zeros(use.y) if use.ready is None else ready[use.ready] for use in self.inside],
+            inputs=[zeros(use.x) for use in self.inside if use.left is None],
+            rights={use.left: zeros(use.x) for use in self.inside if use.left is not None},
+        )
 
-    def run_backward(saved: Any, cotangents: Any) -> tuple[list, None, Any]:
-        backward, inputs, empties = saved
-        (*dflows, dready), dys = backward(cotangents)
-        gradients: list = [None] * len(empties)
-        for use, x, dy in zip(inside, inputs, dys, strict=True):
-            gradient = _weight_gradient(x, dy, weights.tied[use.weight])
-            before = gradients[use.weight]
-            gradients[use.weight] = gradient if before is None else before + gradient
-            if use.ready is not None:
-                dready[use.ready] += dy
-        gradients = [None if e is None else g.astype(e.dtype) for g, e in zip(gradients, empties, strict=True)]
-        return gradients, None, (*dflows, dready)
 
-    run.defvjp(run_forward, run_backward)
-    return run
+@flax.struct.dataclass
+class _Taps:
+    """Inputs of the loop by whose gradients it hands out what the weights' need: dy and x of every product h W in it.
+
+    So no x is kept from the forward run, if the backward one computes it anyway.
+    """
+
+    sums: list  # added to each product: the gradient is dy
+    inputs: list  # of each product whose x the cell makes: the gradient is x itself
+    rights: dict  # of each leaf that flows on to the right and is the next cell's x: the gradient is the leaf
+
+    def shown(self, right: Right) -> Right:
+        leaves, treedef = jax.tree.flatten(right)
+        return treedef.unflatten(_shown(x, self.rights[k]) if k in self.rights else x for k, x in enumerate(leaves))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loop(block: _Block, matrices: list, transposed: list, flows: Any) -> tuple[Right, Above]:
+    """block.run, its gradient with respect to the matrices made after the reverse loop, by one product each."""
+    return block.run(matrices, transposed, flows)
+
+
+def _loop_forward(block: _Block, matrices: list, transposed: list, flows: Any) -> tuple[tuple[Right, Above], Any]:
+    _, left, _, ready = flows
+    result, backward = jax.vjp(partial(block.run, matrices, transposed), flows, block.taps(ready))
+    return result, (backward, jax.tree.leaves(left), [None if m is None else m[:0] for m in matrices])
+
+
+def _loop_backward(block: _Block, saved: Any, cotangents: Any) -> tuple[list, None, Any]:
+    backward, lefts, empties = saved
+    (*dflows, dready), taps = backward(cotangents)
+    gradients: list = [None] * len(empties)
+    inputs = iter(taps.inputs)
+    for use, dy in zip(block.inside, taps.sums, strict=True):
+        rights = None if use.left is None else taps.rights[use.left]
+        x = next(inputs) if rights is None else jnp.concatenate([lefts[use.left][None], rights[:-1]])
+        x = x.astype(empties[use.weight].dtype)
+        gradient = _weight_gradient(x, dy, block.weights.tied[use.weight])
+        before = gradients[use.weight]
+        gradients[use.weight] = gradient if before is None else before + gradient
+        if use.ready is not None:
+            dready[use.ready] += dy
+    gradients = [None if e is None else g.astype(e.dtype) for g, e in zip(gradients, empties, strict=True)]
+    return gradients, None, (*dflows, dready)
+
+
+_loop.defvjp(_loop_forward, _loop_backward)
+
+
+@jax.custom_vjp
+def _shown(x: jax.Array, tap: jax.Array) -> jax.Array:
+    """x. Its gradient goes on to x; the tap's is x itself."""
+    return x
+
+
+_shown.defvjp(lambda x, tap: (x, x), lambda x, dx: (dx, x))
 
 
 @jax.custom_vjp
