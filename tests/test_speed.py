@@ -176,6 +176,25 @@ def test_a_run_is_written_drawn_redrawn_and_stands_last_on_the_page(tmp_path, mo
     harness.report(harness.Console(width=100), harness.read(tmp_path / "speed.json"))
 
 
+def test_ctrl_c_keeps_the_cases_measured_and_says_so(monkeypatch):
+    config = speed.PRESETS["cpu"]
+    answers = iter([case_of() | {"versions": {}}, None, None])
+
+    def interrupted_at_none(case, **_):
+        answer = next(answers)
+        if answer is None:
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(speed, "measured", interrupted_at_none)
+    result = speed.run(config, Progress(disable=True))
+    left = len(speed.cases(config)) - 1
+    assert len(result["cases"]) == 1 and result["unmeasured"] == left
+    assert f"STOPPED: {left} of {left + 1} cases not measured" in speed.EXPERIMENT.table(result)["title"]
+    with pytest.raises(KeyboardInterrupt):
+        speed.run(config, Progress(disable=True))
+
+
 @pytest.mark.parametrize("shape", ["32x100", "0x5x5x5", "axbxcxd"])
 def test_a_shape_that_is_none_is_refused(shape, tmp_path):
     with pytest.raises(SystemExit, match=f"speed: shape '{shape}': give BxTxDxH"):

@@ -94,21 +94,28 @@ def cases(config: Config) -> list[Case]:
 
 
 def run(config: Config, progress: Progress) -> dict:
-    """The numbers of every case, the load before, and whether the machine was busy."""
+    """The numbers of every case, the load before, and whether the machine was busy.
+
+    Ctrl-C ends it with the cases measured by then, `unmeasured` telling how many are not; before the first, it is raised.
+    """
     todo, load, results = cases(config), os.getloadavg()[0], []
     task = progress.add_task("speed", total=len(todo))
-    for case in todo:
-        judged = (case.part, case.layers, case.dtype) == ("plain", 1, "float32")
-        results.append(
-            measured(
-                case,
-                seconds=config.seconds if judged else config.seconds_beside,
-                least=config.least if judged else config.least_beside,
-                most=config.most,
-                patience=config.patience,
+    try:
+        for case in todo:
+            judged = (case.part, case.layers, case.dtype) == ("plain", 1, "float32")
+            results.append(
+                measured(
+                    case,
+                    seconds=config.seconds if judged else config.seconds_beside,
+                    least=config.least if judged else config.least_beside,
+                    most=config.most,
+                    patience=config.patience,
+                )
             )
-        )
-        progress.advance(task)
+            progress.advance(task)
+    except KeyboardInterrupt:
+        if not results:
+            raise
     progress.remove_task(task)
     versions = {name: version for case in results for name, version in case.pop("versions").items()}
     known = all("busy" in case for case in results)  # else from the load, which our own earlier work may have made
@@ -118,6 +125,7 @@ def run(config: Config, progress: Progress) -> dict:
         "load_before": load,
         "busy": any(case["busy"] for case in results) if known else load > IDLE * (os.cpu_count() or 1),
         "cases": results,
+        "unmeasured": len(todo) - len(results),
         "hardware": processor() if config.device == "cpu" else f"1 x {versions.pop('GPU', 'GPU')}, {processor()}",
         "versions": versions,
     }

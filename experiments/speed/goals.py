@@ -201,8 +201,10 @@ def left_out(cases: Sequence[Measured]) -> dict[tuple[str, str], str]:
 
 
 def title(measurements: dict) -> str:
-    """What it is, and where the machine was busy."""
-    return "Our LSTM against its peers: theirs / ours, above 1 ours is better" + busy(measurements)
+    """What it is, whether the run was stopped, and where the machine was busy."""
+    left = measurements.get("unmeasured", 0)
+    stopped = f" (STOPPED: {left} of {left + len(measurements['cases'])} cases not measured)" * bool(left)
+    return "Our LSTM against its peers: theirs / ours, above 1 ours is better" + stopped + busy(measurements)
 
 
 def busy(measurements: dict) -> str:
