@@ -96,7 +96,8 @@ def cases(config: Config) -> list[Case]:
 def run(config: Config, progress: Progress) -> dict:
     """The numbers of every case, the load before, and whether the machine was busy.
 
-    Ctrl-C ends it with the cases measured by then, `unmeasured` telling how many are not; before the first, it is raised.
+    Ctrl-C ends it with the cases measured by then, `unmeasured` saying how many are not; before the first, it
+    is raised.
     """
     todo, load, results = cases(config), os.getloadavg()[0], []
     task = progress.add_task("speed", total=len(todo))

@@ -25,7 +25,7 @@ LOOKS = {
     "equinox": ("#E69F00", "P", True),
     "keras": ("#000000", "X", True),
 }
-TICKS = [digit * 10**power for power in (-4, -3, -2, -1, 0) for digit in (1, 2, 3, 5)] + [0.7]
+TICKS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 2, 3, 5, 10]
 ROW = 0.42  # inches a shape
 
 
