@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import http.client
 import os
+import platform
 import urllib.error
 import urllib.request
 import warnings
@@ -36,16 +37,38 @@ class Images(NamedTuple):
         return {"name": self.name, "sha256": self.sha256, "note": self.note}
 
 
+class Text(NamedTuple):
+    """The bytes of a text, in three parts; `sha256` is of all of them."""
+
+    name: str
+    train: bytes
+    valid: bytes
+    test: bytes
+    sha256: str
+    note: str
+
+    @property
+    def provenance(self) -> dict:
+        """What a result says of its data."""
+        return {"name": self.name, "sha256": self.sha256, "note": self.note}
+
+
 class DataError(Exception):
     """A data file is missing or not what it should be; the message says which, from where, and its digest."""
 
 
+SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
+WIKITEXT = "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/"
 MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-DIGESTS = {  # sha256 of the unpacked idx files, byte-identical to those at the official address
+DIGESTS = {  # sha256 of the content, unpacked where it is packed, as at the official address
     "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    "input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    "train.txt": "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
+    "valid.txt": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+    "test.txt": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
 }
 
 
@@ -86,8 +109,45 @@ def _mnist() -> Images:
 LOADERS = {"digits": _digits, "mnist": _mnist}
 
 
+def text(name: str) -> Text:
+    """The text of that name. Raises DataError where it is unknown, missing with no network, or corrupt."""
+    if name not in TEXTS:
+        raise DataError(f"unknown text {name!r}: known are {', '.join(TEXTS)}")
+    return TEXTS[name]()
+
+
+def _manual() -> Text:
+    """Python's own manual, as this interpreter has it: the topics that `help()` shows, in alphabetical order."""
+    from pydoc_data.topics import topics
+
+    content = "\n".join(topics[name] for name in sorted(topics)).encode()
+    return _divided("manual", content, f"pydoc_data.topics of Python {platform.python_version()}")
+
+
+def _shakespeare() -> Text:
+    """1,115,394 bytes of Shakespeare's plays (Karpathy 2015)."""
+    return _divided("shakespeare", file("tinyshakespeare", "input.txt", SHAKESPEARE + "input.txt"), "tiny Shakespeare")
+
+
+def _divided(name: str, content: bytes, note: str) -> Text:
+    """The first 90% to train on, then 5% each to choose by and to test on."""
+    cuts = len(content) * 90 // 100, len(content) * 95 // 100
+    digest = hashlib.sha256(content).hexdigest()
+    return Text(name, content[: cuts[0]], content[cuts[0] : cuts[1]], content[cuts[1] :], digest, note)
+
+
+def _wikitext() -> Text:
+    """WikiText-2 (Merity et al. 2016), its words as they stand, as bytes (CC BY-SA)."""
+    parts = [file("wikitext-2", f"{part}.txt", f"{WIKITEXT}{part}.txt") for part in ("train", "valid", "test")]
+    digest = hashlib.sha256(b"".join(parts)).hexdigest()
+    return Text("wikitext-2", parts[0], parts[1], parts[2], digest, "sha256 of train, valid and test in a row")
+
+
+TEXTS = {"manual": _manual, "shakespeare": _shakespeare, "wikitext-2": _wikitext}
+
+
 def file(folder: str, name: str, url: str) -> bytes:
-    """The unpacked content of one gzipped file, checked."""
+    """The content of one file, unpacked if it is gzipped, checked."""
     cache = user_cache_path("lstm_rot")
     places = [Path(root) for root in (os.environ.get("LSTM_ROT_DATA"), cache) if root]
     for place in places:
@@ -123,7 +183,7 @@ def _download(url: str) -> bytes:
 
 def _checked(packed: bytes, origin: str, name: str, *, remedy: str) -> bytes:
     try:
-        content = gzip.decompress(packed)
+        content = gzip.decompress(packed) if name.endswith(".gz") else packed
     except (OSError, EOFError, zlib.error) as error:
         expected = f"sha256 of the unpacked content expected: {DIGESTS[name]}"
         raise DataError(f"{origin} is no whole gzip file ({error}; {expected}): {remedy}") from error

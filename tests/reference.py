@@ -172,7 +172,7 @@ def transformer(params, tokens):
         half = -(-hidden // 2)
         angles = [t / 10000 ** (2 * i / hidden) for i in range(half)]
         x[t] += np.array([np.sin(a) for a in angles] + [np.cos(a) for a in angles])[:hidden]
-    return norm(layers(params.layers, x), params.scale) @ params.out
+    return norm(layers(params.body.layers, x), params.body.scale) @ params.out
 
 
 def lstm_variant(p, left, x, masks=(None,) * 4, *, gates, rate=0.0, zoneout=(0.0, 0.0)):

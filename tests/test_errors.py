@@ -17,7 +17,7 @@ from helpers import CELLS, DEPTH_TIED, flow, normal, weights
 
 import lstm_rot
 from lstm_rot import DEPTH, TIME, Axis, Checkpointed, Sequential, chain, scan, turn, wavefront
-from lstm_rot.models import classifier, gru, lstm, resnet, rnn, transformer
+from lstm_rot.models import classifier, gru, language_model, lstm, resnet, rnn, transformer
 
 LIBRARY = Path(lstm_rot.__file__).parent
 T, B, D, H = 5, 3, 4, 6
@@ -55,7 +55,7 @@ def compilations():
     """How many programs the models' jitted functions hold."""
     return {
         module.__name__: module._apply._cache_size()  # pyright: ignore
-        for module in (lstm_rot.models.lstm.recurrent, resnet, transformer, classifier)
+        for module in (lstm_rot.models.lstm.recurrent, resnet, transformer, classifier, language_model)
     }
 
 
@@ -83,13 +83,14 @@ def test_wrong_calls_of_recurrent_stacks(name, case):
     raises(parts, lambda: recurrent(name, **options))
 
 
-TRANSFORMER = transformer.Config(vocab_size=7, hidden_size=4, num_layers=2, num_heads=2)
+TRANSFORMER = transformer.Config(hidden_size=4, num_layers=2, num_heads=2)
+WORDS = language_model.Config(7, TRANSFORMER)
 RESNET, LSTM = resnet.Config(9, 4, 2), lstm.Config(3, 4)
 ROWS, PIXELS = classifier.Config(LSTM, 2), classifier.Config(RESNET, 2)
 
 
-def decode(tokens, config=TRANSFORMER, carry=None):
-    transformer.apply(transformer.init(KEY, config), tokens, config=TRANSFORMER, carry=carry)
+def decode(tokens, config=WORDS, carry=None):
+    language_model.apply(language_model.init(KEY, config), tokens, config=WORDS, carry=carry)
 
 
 def classify(config, shape, dtype="float32", params=None):
@@ -119,7 +120,7 @@ CALLS = {
     "tokens too large": (lambda: decode(ZEROS + 7), "from 7 to 7", "0..6"),
     "tokens below zero": (lambda: decode(ZEROS - 1), "from -1 to -1", "0..6"),
     "transformer params": (
-        lambda: decode(ZEROS, replace(TRANSFORMER, num_layers=3)),
+        lambda: decode(ZEROS, replace(WORDS, body=replace(TRANSFORMER, num_layers=3))),
         "(3, 4)", "(2, 4)", "another config",
     ),
     "cache overflow": (
@@ -188,7 +189,7 @@ CONFIGS = {
     "gru": (gru.Config(3, 4), ["input_size", "hidden_size", "num_layers"]),
     "rnn": (rnn.Config(3, 4), ["input_size", "hidden_size", "num_layers"]),
     "resnet": (RESNET, ["input_size", "hidden_size", "num_layers"]),
-    "transformer": (TRANSFORMER, ["vocab_size", "hidden_size", "num_layers", "num_heads"]),
+    "transformer": (TRANSFORMER, ["hidden_size", "num_layers", "num_heads"]),
 }
 
 
@@ -212,8 +213,8 @@ def test_traced_values_are_not_looked_at():
     params, xs = lstm.init(KEY, config), normal("float32", T, B, D)
     outputs = jax.jit(lambda lengths: lstm.apply(params, xs, config=config, lengths=lengths)[1])(np.array([0, 2, 5]))
     assert (np.abs(outputs).max(axis=2) > 0).sum(axis=0).tolist() == [0, 2, 5]
-    p = transformer.init(KEY, TRANSFORMER)
-    decode_traced = jax.jit(lambda tokens, carry: transformer.apply(p, tokens, config=TRANSFORMER, carry=carry)[1])
+    p = language_model.init(KEY, WORDS)
+    decode_traced = jax.jit(lambda tokens, carry: language_model.apply(p, tokens, config=WORDS, carry=carry)[1])
     assert np.isfinite(decode_traced(ZEROS, transformer.zeros(TRANSFORMER, B, T))).all()
 
 

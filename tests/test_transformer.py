@@ -12,14 +12,15 @@ import reference
 from helpers import assert_close, assert_exact, normal, random_like
 
 from lstm_rot import DEPTH, TIME, Checkpointed, Sequential, scan, wavefront
-from lstm_rot.models import transformer
+from lstm_rot.models import language_model, transformer
 
 L, T, B, H, N, V = 3, 7, 2, 6, 3, 11
 
 
 def make(dtype="float64", *, hidden=H, heads=N, layers=L, **dtypes):
-    config = transformer.Config(V, hidden, layers, heads, mlp_size=5, param_dtype=dtype, **dtypes)
-    params = random_like(jax.eval_shape(lambda: transformer.init(jax.random.key(0), config)), 0)
+    body = transformer.Config(hidden, layers, heads, mlp_size=5, param_dtype=dtype, **dtypes)
+    config = language_model.Config(V, body)
+    params = random_like(jax.eval_shape(lambda: language_model.init(jax.random.key(0), config)), 0)
     return config, params
 
 
@@ -34,7 +35,7 @@ def tokens(steps=T, batch=B):
 @pytest.mark.parametrize("schedule", [Sequential(), Checkpointed()], ids=str)
 def test_against_plain_loops(dtype, hidden, heads, layers, steps, batch, schedule):
     config, params = make(dtype, hidden=hidden, heads=heads, layers=layers)
-    carry, logits = transformer.apply(params, tokens(steps, batch), config=config, schedule=schedule)
+    carry, logits = language_model.apply(params, tokens(steps, batch), config=config, schedule=schedule)
     assert carry is None
     assert_close(logits, reference.transformer(params, tokens(steps, batch)), dtype)
 
@@ -44,12 +45,12 @@ def test_against_plain_loops(dtype, hidden, heads, layers, steps, batch, schedul
 def test_chunks_of_any_sizes_are_one_run(chunks, room):
     """A prompt at once, token by token, or anything between: the same logits and the same cache."""
     config, params = make()
-    _, whole = transformer.apply(params, tokens(), config=config)
-    one, _ = transformer.apply(params, tokens(), config=config, carry=transformer.zeros(config, B, room))
-    carry: Any = transformer.zeros(config, B, room)
+    _, whole = language_model.apply(params, tokens(), config=config)
+    one, _ = language_model.apply(params, tokens(), config=config, carry=language_model.zeros(config, B, room))
+    carry: Any = language_model.zeros(config, B, room)
     logits, first = [], 0
     for size in chunks:
-        carry, out = transformer.apply(params, tokens()[first : first + size], config=config, carry=carry)
+        carry, out = language_model.apply(params, tokens()[first : first + size], config=config, carry=carry)
         logits.append(out)
         first += size
     assert_close(jnp.concatenate(logits), whole, "float64")
@@ -60,8 +61,8 @@ def test_chunks_of_any_sizes_are_one_run(chunks, room):
 def grid_args():
     """Layers, an empty cache and a sequence as T chunks of one position."""
     config, params = make(layers=2)
-    left = transformer.zeros(config, B, T), None
-    return params.layers, left, (normal("float64", T, 1, B, H), ())
+    left = language_model.zeros(config, B, T), None
+    return params.body.layers, left, (normal("float64", T, 1, B, H), ())
 
 
 def results_and_gradients(grid, p, left, below):
@@ -96,15 +97,15 @@ def test_causality():
     x = normal("float64", T, 1, H)
 
     def top(x):
-        return scan(transformer.layer, DEPTH)(params.layers, (None, None), (x, ()))[1][0] @ params.out
+        return scan(transformer.layer, DEPTH)(params.body.layers, (None, None), (x, ()))[1][0] @ params.out
 
     jacobian = np.abs(jax.jit(jax.jacobian(top))(x)).max(axis=(1, 2, 4, 5))
     assert (jacobian[np.triu_indices(T, 1)] == 0).all()
     assert (jacobian[np.tril_indices(T)] > 0).all()
     changed = tokens().copy()
     changed[4] = (changed[4] + 1) % V
-    _, before = transformer.apply(params, tokens(), config=config)
-    _, after = transformer.apply(params, changed, config=config)
+    _, before = language_model.apply(params, tokens(), config=config)
+    _, after = language_model.apply(params, changed, config=config)
     assert_exact(before[:4], after[:4])
     assert (np.abs(before[4:] - after[4:]).max(axis=(1, 2)) > 0).all()
 
@@ -113,29 +114,31 @@ def test_causality():
 def test_bfloat16_products_and_a_float32_stream(cached):
     config, params = make("float32", compute_dtype="bfloat16")
     exact, _ = make("float32")
-    carry = transformer.zeros(config, B, T) if cached else None
-    carry, logits = transformer.apply(params, tokens(), config=config, carry=carry)
+    carry = language_model.zeros(config, B, T) if cached else None
+    carry, logits = language_model.apply(params, tokens(), config=config, carry=carry)
     assert logits.dtype == "bfloat16"
     assert carry is None or (carry.k.dtype, carry.v.dtype, carry.length.dtype) == ("bfloat16", "bfloat16", "int32")
-    _, expected = transformer.apply(params, tokens(), config=exact)
+    _, expected = language_model.apply(params, tokens(), config=exact)
     assert_close(logits, expected, "bfloat16")
 
 
 def test_tokens_of_any_integer_dtype():
     config, params = make()
-    _, expected = transformer.apply(params, tokens(), config=config)
+    _, expected = language_model.apply(params, tokens(), config=config)
     for dtype in ("uint8", "int32"):
-        assert_exact(transformer.apply(params, tokens().astype(dtype), config=config)[1], expected)
+        assert_exact(language_model.apply(params, tokens().astype(dtype), config=config)[1], expected)
 
 
 def test_gradients_against_finite_differences():
     config, params = make(layers=1)
     few = tokens(3, 1)
-    jax.test_util.check_grads(lambda p: transformer.apply(p, few, config=config)[1], (params,), order=1, modes=["rev"])
+    jax.test_util.check_grads(
+        lambda p: language_model.apply(p, few, config=config)[1], (params,), order=1, modes=["rev"]
+    )
 
 
 def test_a_layer_keeps_its_key_under_further_layers():
-    few, many = (transformer.init(jax.random.key(1), make(layers=n)[0]) for n in (2, 4))
-    assert_exact(few.layers, jax.tree.map(lambda leaf: leaf[:2], many.layers))
+    few, many = (language_model.init(jax.random.key(1), make(layers=n)[0]) for n in (2, 4))
+    assert_exact(few.body.layers, jax.tree.map(lambda leaf: leaf[:2], many.body.layers))
     sizes = partial(jax.tree.map, np.shape)
     assert sizes(few) == sizes(make(layers=2)[1])

@@ -14,7 +14,7 @@ from experiments.fit import in_parallel
 from lstm_rot import DEPTH, TIME, Axis, residual, scan, turn, wavefront
 from lstm_rot.branches import dense, highway, lstm
 from lstm_rot.branches.common import affine
-from lstm_rot.models import transformer
+from lstm_rot.models import language_model, transformer
 
 ROUNDING = {"float32": 5e-6, "float64": 1e-13}
 OPEN = 40.0  # a gate's bias at which the sigmoid is 1 to the last bit
@@ -145,13 +145,14 @@ def _wavefront(x: jax.Array, dtype: str) -> float:
 
 
 def _decoding(x: jax.Array, dtype: str) -> float:
-    config = transformer.Config(vocab_size=17, hidden_size=16, num_layers=3, num_heads=2, param_dtype=dtype)
-    p = _weights(lambda key: transformer.init(key, config), dtype)
+    body = transformer.Config(hidden_size=16, num_layers=3, num_heads=2, param_dtype=dtype)
+    config = language_model.Config(vocab_size=17, body=body)
+    p = _weights(lambda key: language_model.init(key, config), dtype)
     tokens = jnp.asarray(x[..., x.shape[-1] // 2] * 16, "int32")  # grey levels of a column, 0 to 16
-    _, together = transformer.apply(p, tokens, config=config)
-    carry, logits = transformer.zeros(config, *tokens.shape[::-1]), []
+    _, together = language_model.apply(p, tokens, config=config)
+    carry, logits = language_model.zeros(config, *tokens.shape[::-1]), []
     for token in tokens:
-        carry, out = transformer.apply(p, token[None], config=config, carry=carry)
+        carry, out = language_model.apply(p, token[None], config=config, carry=carry)
         logits.append(out)
     return difference(jnp.concatenate(logits), together)
 

@@ -101,6 +101,22 @@ def floats(name: str, x: Any, shape: str, width: int, *, config_field: str) -> N
         raise ValueError(f"{name} has {np.shape(x)[-1]} features, {config_field}={width}: shape is {np.shape(x)}")
 
 
+def tokens(name: str, x: Any, shape: str, vocab_size: int) -> None:
+    """Raises ValueError unless x holds numbers of words, of the rank that `shape` ("T B") writes down."""
+    if isinstance(x, list | tuple):
+        raise ValueError(f"{name} is a {type(x).__name__}: give an array, jnp.asarray({name})")
+    if jnp.ndim(x) != len(shape.split()) or not jnp.issubdtype(jnp.result_type(x), jnp.integer):
+        first = ", time first" if shape.startswith("T") else ""
+        raise ValueError(
+            f"{name} has shape {jnp.shape(x)} and dtype {jnp.result_type(x)}: give whole numbers, "
+            f"[{shape.replace(' ', ', ')}]{first}"
+        )
+    if not traced(x) and np.size(x):
+        values = np.asarray(x)
+        if values.min() < 0 or values.max() >= vocab_size:
+            raise ValueError(f"{name} run from {values.min()} to {values.max()}: give numbers in 0..{vocab_size - 1}")
+
+
 def like(name: str, tree: Any, expected: Any) -> None:
     """Raises ValueError unless the tree has the structure and shapes of `expected`, and floats where it has floats."""
     if jax.tree.structure(tree) != jax.tree.structure(expected):

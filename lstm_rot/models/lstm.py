@@ -133,6 +133,8 @@ KIND = recurrent.Kind(
     draw=_draw,
 )
 
+specs = partial(recurrent.specs, KIND)
+
 
 def init(key: PRNGKeyArray, config: Config, *, uniform: float | None = None) -> tuple[branch.Params, ...]:
     """Fresh params: runs of equal layers, each with a leading layer axis, a bidirectional one's then an axis of two.

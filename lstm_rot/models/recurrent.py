@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from lstm_rot.branches import noise
@@ -142,6 +143,18 @@ def init(kind: Kind, key: jax.Array, config: Config, **options: Any) -> tuple:
         runs.append(jax.vmap(make)(keys))
         first += layers
     return tuple(runs)
+
+
+def specs(kind: Kind, config: Config) -> tuple:
+    """How the params lie over a mesh: layers over `stage`, hidden sizes over `model`, gates and inputs nowhere."""
+    lead = "stage", *[None] * (len(config.layer_axes) - 1)
+
+    def of(path: Any, leaf: Any) -> PartitionSpec:
+        axes: list = [*lead, *[None] * (leaf.ndim - len(lead))]
+        axes[-2 if getattr(path[-1], "name", None) == "wp" else -1] = "model"  # a projection's rows are hidden units
+        return PartitionSpec(*axes)
+
+    return jax.tree_util.tree_map_with_path(of, shapes(kind, config, 1)[0])
 
 
 def explain(config: Config, *, schedule: Schedule = Sequential()) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ class Config(recurrent.Config):
 Carry = recurrent.Hidden
 zeros = recurrent.zeros
 KIND = recurrent.without_memory(branch.rnn, branch.init)
+specs = partial(recurrent.specs, KIND)
 
 
 def init(key: PRNGKeyArray, config: Config) -> tuple[branch.Params, ...]:

@@ -1,7 +1,8 @@
 """A causal Transformer: `scan(chain(turn(residual(attention)), turn(residual(mlp))), DEPTH)`, pre-norm.
 
 Its keys and values are what flows along time. Without a carry a whole sequence is one chunk, as in training; with one,
-a prompt of any length or a single token continues it. Depth inside time is cached decoding, time inside depth prefill.
+a prompt of any length or a single position continues it. Depth inside time is cached decoding, time inside depth
+prefill.
 """
 
 from dataclasses import dataclass
@@ -11,13 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lstm_rot.branches import attention, mlp
 from lstm_rot.branches.common import layer_norm
 from lstm_rot.core import DEPTH, chain, residual, scan, turn
 from lstm_rot.models import checks
 from lstm_rot.schedules import Schedule, Sequential
+
+P: Any = PartitionSpec  # stands where the weights stand
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,6 @@ class Config(checks.Dtypes):
     Raises ValueError for sizes below 1, heads that do not divide the hidden size, and wrong dtypes.
     """
 
-    vocab_size: int
     hidden_size: int
     num_layers: int = 1
     num_heads: int = 1
@@ -35,7 +38,7 @@ class Config(checks.Dtypes):
 
     def __post_init__(self):
         super().__post_init__()
-        checks.sizes(self, "vocab_size", "hidden_size", "num_layers", "num_heads")
+        checks.sizes(self, "hidden_size", "num_layers", "num_heads")
         if self.mlp_size is not None:
             checks.sizes(self, "mlp_size")
         if self.hidden_size % self.num_heads:
@@ -44,14 +47,22 @@ class Config(checks.Dtypes):
                 f"equal share"
             )
 
+    @property
+    def input_size(self) -> int:
+        """The width of xs."""
+        return self.hidden_size
+
+    @property
+    def output_size(self) -> int:
+        """The width of ys."""
+        return self.hidden_size
+
 
 class Params(NamedTuple):
-    """Weights: the tokens' embedding, (attention, mlp) with a leading layer axis, the last norm, the output layer."""
+    """Weights: (attention, mlp) with a leading layer axis, and the last norm."""
 
-    embed: Float[Array, "V H"]
     layers: tuple[attention.Params, mlp.Params]
     scale: Float[Array, "H"]
-    out: Float[Array, "H V"]
 
 
 Carry = attention.Cache  # with a leading layer axis
@@ -65,25 +76,42 @@ def init(key: PRNGKeyArray, config: Config) -> Params:
 @partial(jax.jit, static_argnums=1)
 def _init(key: jax.Array, config: Config) -> Params:
     dtype, hidden = config.param_dtype, config.hidden_size
-    key_embed, key_layers, key_out = jax.random.split(key, 3)
 
     def layer(index: jax.Array) -> tuple[attention.Params, mlp.Params]:
-        key_attention, key_mlp = jax.random.split(jax.random.fold_in(key_layers, index))
+        key_attention, key_mlp = jax.random.split(jax.random.fold_in(key, index))
         return (
             attention.init(key_attention, hidden, config.num_heads, dtype),
             mlp.init(key_mlp, hidden, config.mlp_size or 4 * hidden, dtype),
         )
 
+    return Params(layers=jax.vmap(layer)(jnp.arange(config.num_layers)), scale=jnp.ones(hidden, dtype))
+
+
+def specs(config: Config) -> Params:
+    """How the params lie over a mesh: layers over `stage`, heads and inner widths over `model`."""
     return Params(
-        embed=jax.random.normal(key_embed, (config.vocab_size, hidden), dtype),
-        layers=jax.vmap(layer)(jnp.arange(config.num_layers)),
-        scale=jnp.ones(hidden, dtype),
-        out=jax.nn.initializers.lecun_normal()(key_out, (hidden, config.vocab_size), dtype),
+        layers=(
+            attention.Params(
+                scale=P("stage"),
+                wq=P("stage", None, "model"),
+                wk=P("stage", None, "model"),
+                wv=P("stage", None, "model"),
+                wo=P("stage", "model"),
+            ),
+            mlp.Params(
+                scale=P("stage"),
+                w1=P("stage", None, "model"),
+                b1=P("stage", "model"),
+                w2=P("stage", "model"),
+                b2=P("stage"),
+            ),
+        ),
+        scale=P(),
     )
 
 
 def zeros(config: Config, batch: int, positions: int) -> Carry:
-    """An empty cache with room for `positions` tokens a sequence, [L, positions, B, heads, width]."""
+    """An empty cache with room for `positions` positions a sequence, [L, positions, B, heads, width]."""
     shape = config.num_layers, positions, batch, config.num_heads, config.hidden_size // config.num_heads
     k, v = jnp.zeros(shape, config.compute), jnp.zeros(shape, config.compute)
     return Carry(k, v, jnp.zeros(config.num_layers, "int32"))
@@ -91,49 +119,37 @@ def zeros(config: Config, batch: int, positions: int) -> Carry:
 
 def apply(
     params: Params,
-    tokens: Integer[Any, "T B"],
+    xs: Float[Any, "T B H"],
     *,
     config: Config,
     carry: Carry | None = None,
     schedule: Schedule = Sequential(),
-) -> tuple[Carry | None, Float[Array, "T B V"]]:
-    """Runs the Transformer, jitted, on T tokens; returns the carry (None without one) and the next tokens' logits.
+) -> tuple[Carry | None, Float[Array, "T B H"]]:
+    """Runs the Transformer, jitted, on T positions, to which it adds sinusoids; returns the carry (None without one)
+    and the last stream, normalised, in the compute dtype.
 
-    With a carry (`zeros`, or what the last call returned) the tokens continue it: chunks of any sizes equal one run.
+    With a carry (`zeros`, or what the last call returned) the positions continue it: chunks of any sizes equal one run.
 
-    Raises ValueError, before any compilation, for wrong ranks, dtypes, token numbers outside 0..V-1, params or a
-    carry of another config, and a carry without room for the tokens (values are seen where they are not traced).
+    Raises ValueError, before any compilation, for wrong ranks, widths and dtypes, params or a carry of another config,
+    and a carry without room for the positions (values are seen where they are not traced).
     """
-    _check(params, tokens, config, carry)
-    return _apply(params, tokens, carry, config=config, schedule=schedule)
-
-
-def _check(params: Params, tokens: Any, config: Config, carry: Carry | None) -> None:
-    if isinstance(tokens, list | tuple):
-        raise ValueError(f"tokens is a {type(tokens).__name__}: give an array, jnp.asarray(tokens)")
-    if jnp.ndim(tokens) != 2 or not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
-        raise ValueError(
-            f"tokens has shape {jnp.shape(tokens)} and dtype {jnp.result_type(tokens)}: give whole numbers, [T, B], "
-            f"time first"
-        )
+    checks.floats("xs", xs, "T B H", config.hidden_size, config_field="config.hidden_size")
     checks.like("params", params, _shapes(config))
-    steps, batch = jnp.shape(tokens)
-    if not checks.traced(tokens) and steps * batch:
-        values = np.asarray(tokens)
-        if values.min() < 0 or values.max() >= config.vocab_size:
-            raise ValueError(
-                f"tokens run from {values.min()} to {values.max()}: give numbers in 0..{config.vocab_size - 1}"
-            )
     if carry is not None:
-        positions = carry.k.shape[1] if isinstance(carry, Carry) and jnp.ndim(carry.k) == 5 else 0
-        checks.like("carry", carry, jax.eval_shape(lambda: zeros(config, batch, positions)))
-        if not checks.traced(carry.length):
-            held = int(np.asarray(carry.length)[0])
-            if held < 0 or held + steps > positions:
-                raise ValueError(
-                    f"the carry holds {held} of {positions} positions, no room for {steps} more: "
-                    f"start with zeros(config, batch, positions) large enough for all tokens"
-                )
+        _check_carry(carry, config, *jnp.shape(xs)[:2])
+    return _apply(params, xs, carry, config=config, schedule=schedule)
+
+
+def _check_carry(carry: Carry, config: Config, steps: int, batch: int) -> None:
+    positions = carry.k.shape[1] if isinstance(carry, Carry) and jnp.ndim(carry.k) == 5 else 0
+    checks.like("carry", carry, jax.eval_shape(lambda: zeros(config, batch, positions)))
+    if not checks.traced(carry.length):
+        held = int(np.asarray(carry.length)[0])
+        if held < 0 or held + steps > positions:
+            raise ValueError(
+                f"the carry holds {held} of {positions} positions, no room for {steps} more: "
+                f"start with zeros(config, batch, positions) large enough for all of them"
+            )
 
 
 @lru_cache
@@ -145,15 +161,12 @@ layer = chain(turn(residual(attention.attention)), turn(residual(mlp.mlp)))  # l
 
 
 @partial(jax.jit, static_argnames=("config", "schedule"))
-def _apply(params: Params, tokens: Any, carry: Carry | None, *, config: Config, schedule: Schedule) -> Any:
+def _apply(params: Params, xs: Any, carry: Carry | None, *, config: Config, schedule: Schedule) -> Any:
     params = config.cast(params)
     first = 0 if carry is None else carry.length[0]
-    x = (
-        params.embed[tokens].astype(config.stream)
-        + sinusoids(first + jnp.arange(len(tokens), dtype="int32"), config)[:, None]
-    )
+    x = xs.astype(config.stream) + sinusoids(first + jnp.arange(len(xs), dtype="int32"), config)[:, None]
     (carry, _), (x, _) = scan(layer, DEPTH, schedule=schedule)(params.layers, (carry, None), (x, ()))
-    return carry, layer_norm(x, params.scale).astype(config.compute) @ params.out
+    return carry, layer_norm(x, params.scale).astype(config.compute)
 
 
 def sinusoids(positions: Int[Array, "T"], config: Config) -> Float[Array, "T H"]:
