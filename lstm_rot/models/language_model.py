@@ -18,7 +18,7 @@ from lstm_rot.models import checks, gru, highway, lstm, recurrent, rnn, transfor
 from lstm_rot.schedules import Schedule, Sequential
 
 BODIES: dict[type, Any] = {module.Config: module for module in (lstm, gru, rnn, highway, transformer)}
-BLOCK = 1 << 25  # logits computed at once
+BLOCK = 1 << 25  # logits
 
 P: Any = PartitionSpec  # stands where the weights stand
 
@@ -117,19 +117,24 @@ def losses(
     config: Config,
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
+    block: int = BLOCK,
 ) -> Float[Array, "B N-1"]:
     """-log p(word t + 1 | words 0 to t) in nats, float32 at least, jitted: examples first, as batches are.
 
-    key: the body's dropout draws from it. Raises ValueError as `apply` does, and for examples of fewer than two words.
+    key: the body's dropout draws from it. block: about how many logits are computed at once, on all devices together:
+    as many times more on a mesh, for the gradient of `out` is summed over `data` once a block. Raises ValueError as
+    `apply` does, for examples of fewer than two words, and a block below 1.
     """
     _check(params, tokens, config, "B N")
     if jnp.shape(tokens)[1] < 2:
         raise ValueError(f"tokens has shape {jnp.shape(tokens)}: an example is at least two words, one to be predicted")
-    return _losses(params, tokens, key, config=config, schedule=schedule)
+    if block < 1:
+        raise ValueError(f"block={block}: compute at least one logit at once")
+    return _losses(params, tokens, key, config=config, schedule=schedule, block=block)
 
 
-@partial(jax.jit, static_argnames=("config", "schedule"))
-def _losses(params: Params, tokens: Any, key: Any, *, config: Config, schedule: Schedule) -> jax.Array:
+@partial(jax.jit, static_argnames=("config", "schedule", "block"))
+def _losses(params: Params, tokens: Any, key: Any, *, config: Config, schedule: Schedule, block: int) -> jax.Array:
     words = tokens.T.astype("int32")
     _, hs = _features(params, words[:-1], None, key, config, schedule)
     out = params.out.astype(hs.dtype)
@@ -143,8 +148,8 @@ def _losses(params: Params, tokens: Any, key: Any, *, config: Config, schedule: 
         theirs = jnp.arange(config.vocab_size, dtype=word.dtype) == word[:, None]
         return jax.nn.logsumexp(logits, axis=-1) - jnp.where(theirs, logits, 0).sum(-1)
 
-    block = max(BLOCK // (tokens.shape[0] * config.vocab_size), 1)
-    return jax.lax.map(of_step, (hs, words[1:]), batch_size=min(block, len(hs))).T
+    steps = max(block // (tokens.shape[0] * config.vocab_size), 1)
+    return jax.lax.map(of_step, (hs, words[1:]), batch_size=min(steps, len(hs))).T
 
 
 def loss(
@@ -154,9 +159,10 @@ def loss(
     config: Config,
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
+    block: int = BLOCK,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """The sum of `losses` in nats, and their number: what `training.make_train_step` asks for."""
-    each = losses(params, tokens, config=config, key=key, schedule=schedule)
+    each = losses(params, tokens, config=config, key=key, schedule=schedule, block=block)
     return each.sum(), jnp.asarray(each.size, "int32")
 
 
