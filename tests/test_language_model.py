@@ -32,8 +32,15 @@ def words(*shape):
 
 @pytest.mark.parametrize(
     ("name", "block"),
-    [("lstm", 1), ("lstm", 2 * B * V), ("lstm", 1 << 20), ("gru", 2 * B * V), ("rnn", 1), ("highway", 1 << 20)]
-    + [("transformer", 2 * B * V)],
+    [
+        ("lstm", 1),
+        ("lstm", 2 * B * V),
+        ("lstm", 1 << 20),
+        ("gru", 2 * B * V),
+        ("rnn", 1),
+        ("highway", 1 << 20),
+        ("transformer", 2 * B * V),
+    ],
 )
 def test_losses_are_those_of_the_logits_whatever_the_block(name, block):
     config, params = make(BODIES[name])
