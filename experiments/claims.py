@@ -78,5 +78,24 @@ CLAIMS = {
             "sequential steps: recurrent n, self-attention 1",
             leading=True,
         ),
+        Claim(
+            "SUT24-pipeline",
+            "The layers of an LSTM on devices of their own, as a pipeline, train several times as fast.",
+            "I. Sutskever, NeurIPS 2024, of Sutskever, Vinyals & Le 2014",
+            "one layer per GPU: 3.5 times on 8 GPUs",
+        ),
+        Claim(
+            "SEQ14-speed",
+            "Four LSTM layers on a GPU each, the softmax on four more, train several times as fast as on one GPU.",
+            "Sutskever, Vinyals & Le 2014, section 3.5",
+            "1,700 words/s on one GPU, 6,300 on eight: 3.71 times",
+        ),
+        Claim(
+            "KAP20-fig7",
+            "LSTMs match Transformers on the early tokens of a context and stop improving after fewer than 100; "
+            "Transformers keep improving.",
+            "Kaplan et al. 2020, Fig. 7",
+            "a figure: the LSTMs' plateau begins before token 100",
+        ),
     )
 }
