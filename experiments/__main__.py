@@ -3,22 +3,26 @@
 import dataclasses
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from experiments import degradation, gradient_flow, rotation, speed
+from experiments import crash, degradation, gradient_flow, language_model, pipeline, rotation, scale, speed
 from experiments.claims import CLAIMS
 from experiments.data import DataError
 from experiments.harness import Experiment, Refused, execute, progress_display, writable
 from experiments.page import build
+from lstm_rot.training.run import Stopped
 
 EXPERIMENTS = {
-    module.EXPERIMENT.name: module.EXPERIMENT for module in (gradient_flow, rotation, degradation)
+    module.EXPERIMENT.name: module.EXPERIMENT for module in (gradient_flow, rotation, degradation, language_model)
 }  # the quickest first, so that there is soon something to see
-BESIDE = {speed.EXPERIMENT.name: speed.EXPERIMENT}  # tests no claim: runs and stands last
+BESIDE = {
+    module.EXPERIMENT.name: module.EXPERIMENT for module in (pipeline, crash, scale, speed)
+}  # of the machine and not of any data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +73,7 @@ def main(args: list[str] | None = None) -> None:
                     console.print(escape(f"{words}   ({experiment.name}, {result['seconds']} s)"))
                 write_page(options.results, done)
                 progress.advance(task)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         write_page(options.results, done)
         sys.exit(f"interrupted: kept {', '.join(sorted(done)) or 'nothing'}; see {page}")
     write_page(options.results, done)
@@ -89,13 +93,18 @@ def select(options: All) -> list[Experiment]:
     unknown = [name for name in options.only if name not in there]
     if unknown:
         raise Refused(f"unknown experiment {unknown[0]!r}: known are {', '.join(there)}")
-    chosen = [there[name] for name in options.only or there]
+    chosen = [there[name] for name in options.only or there if options.only or _runs_here(name)]
     for experiment in chosen:
         if options.preset not in experiment.presets:
             raise Refused(
                 f"unknown preset {options.preset!r} of {experiment.name}: known are {', '.join(experiment.presets)}"
             )
     return chosen
+
+
+def _runs_here(name: str) -> bool:
+    """The TPU's compiler is no part of a plain installation."""
+    return name != scale.EXPERIMENT.name or find_spec("libtpu") is not None
 
 
 def write_page(results: Path, fresh: set[str]) -> None:

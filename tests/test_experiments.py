@@ -13,7 +13,7 @@ import pytest
 from rich.progress import Progress
 
 from experiments import __main__ as everything
-from experiments import data, degradation, gradient_flow, harness, rotation
+from experiments import data, degradation, gradient_flow, harness, language_model, rotation
 from experiments.claims import CLAIMS
 from experiments.rotation import ladder, laws
 
@@ -28,6 +28,17 @@ TINY = {
     "degradation": replace(
         degradation.PRESETS["quick"], depths=(1, 2), pieces=(32,), hidden_size=4, steps=50, batch=4, seeds=2
     ),
+    "language_model": replace(
+        language_model.PRESETS["quick"],
+        models=("lstm",),
+        parameters=5000,
+        layers=1,
+        context=256,
+        batch=8,
+        steps=2,
+        points=1,
+        seeds=2,
+    ),
 }
 
 
@@ -36,6 +47,9 @@ def test_a_run_writes_json_and_a_figure_drawn_from_it_alone(experiment, tmp_path
     few = laws._laws()[:3]  # all of them have tests of their own
     monkeypatch.setattr(laws, "_laws", lambda: few)
     monkeypatch.setattr(ladder, "LADDER", ladder.LADDER[::3])
+    text = data._divided("manual", data.text("manual").train[:50_000], "the beginning")
+    monkeypatch.setitem(data.TEXTS, "manual", lambda: text)
+    monkeypatch.chdir(tmp_path)  # where runs keep their checkpoints
     published = tmp_path / experiment.name / "published.json"
     published.parent.mkdir()
     monkeypatch.setattr(harness, "PUBLISHED", tmp_path)
@@ -59,7 +73,7 @@ def test_a_run_writes_json_and_a_figure_drawn_from_it_alone(experiment, tmp_path
     assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda each: each.name)
+@pytest.mark.parametrize("experiment", everything.known().values(), ids=lambda each: each.name)
 def test_the_published_verdicts_follow_from_the_published_numbers(experiment):
     published = json.loads(experiment.published.read_text())
     findings = {finding.id: finding for finding in experiment.judge(published["measurements"])}

