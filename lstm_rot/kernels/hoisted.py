@@ -18,7 +18,6 @@ from functools import partial
 from math import ceil, isqrt, prod
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -256,8 +255,7 @@ class _Block:
         )
 
 
-@flax.struct.dataclass
-class _Taps:
+class _Taps(NamedTuple):
     """Inputs of the loop by whose gradients it hands out what the weights' need: dy and x of every product h W in it.
 
     So no x is kept from the forward run, if the backward one computes it anyway.
