@@ -46,7 +46,7 @@ TINY = {
 def test_a_run_writes_json_and_a_figure_drawn_from_it_alone(experiment, tmp_path, monkeypatch):
     few = laws._laws()[:3]  # all of them have tests of their own
     monkeypatch.setattr(laws, "_laws", lambda: few)
-    monkeypatch.setattr(ladder, "LADDER", ladder.LADDER[::3])
+    monkeypatch.setattr(ladder, "LADDER", ladder.LADDER[::6])
     text = data._divided("manual", data.text("manual").train[:50_000], "the beginning")
     monkeypatch.setitem(data.TEXTS, "manual", lambda: text)
     monkeypatch.chdir(tmp_path)  # where runs keep their checkpoints
@@ -288,7 +288,7 @@ def test_a_run_that_cannot_begin_says_why_before_it(call, said, tmp_path, monkey
 
 def test_a_run_that_diverges_is_still_written_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(laws, "_laws", list)
-    monkeypatch.setattr(ladder, "LADDER", ladder.LADDER[::3])
+    monkeypatch.setattr(ladder, "LADDER", ladder.LADDER[::6])
     config = replace(TINY["rotation"], learning_rate=1e30)
     measured = {**rotation.EXPERIMENT.run(config, Progress(disable=True)), "laws": climbed()["laws"]}
     diverged = replace(rotation.EXPERIMENT, run=lambda config, progress: measured)

@@ -256,7 +256,7 @@ def test_the_tpu_compiler_takes_a_step_of_each():
         # Params over model=4, two moments over all 16 but what does not divide, and the tokens.
         ours = row["parameters"] * 4 * (1 / 4 + 2 / 16)
         assert ours < row["memory"]["state"] < 1.2 * ours
-        assert 0 < row["memory"]["temporary"] < chips.CHIPS["v5e"].memory
+        assert row["memory"]["temporary"] < chips.CHIPS["v5e"].memory
         words = case.examples * case.length
         assert row["largest"] <= 4 * words * case.vocabulary // 16  # no device has all logits
         assert 6 * row["parameters"] * words / 2 < row["flops"] < 8 * row["parameters"] * words

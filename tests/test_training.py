@@ -24,10 +24,8 @@ BODIES = {
     "transformer": transformer.Config(8, 2, 2, param_dtype="float64"),
 }
 PAIRS = [
-    ("lstm", "data=8"),
     ("lstm", "data=4,model=2"),
     ("lstm of another width", "data=2,model=2,stage=2"),
-    ("gru", "model=8"),
     ("transformer", "data=2,model=2,stage=2"),
 ]
 KEY = jax.random.key(3)
@@ -89,7 +87,7 @@ def run(config, text=None, *, zero1=False, accumulate=1, steps=3):
 
 @pytest.mark.parametrize(("name", "text"), PAIRS)
 def test_a_mesh_changes_nothing_but_where_arrays_live(name, text):
-    zero1 = text != "data=8"
+    zero1 = "stage" in text
     state, metrics = run(language_model.Config(V, BODIES[name]), text, zero1=zero1)
     expected, theirs = alone(name)
     assert_close((state.params, state.opt_state), (expected.params, expected.opt_state), "float64")
@@ -104,9 +102,8 @@ def test_a_mesh_changes_nothing_but_where_arrays_live(name, text):
 def test_parts_of_a_batch_weigh_every_item_alike(text):
     config = language_model.Config(V, BODIES["gru"])
     whole, theirs = alone("gru")
-    for accumulate in (2, 8):
-        state, metrics = run(config, text, accumulate=accumulate)
-        assert_close((state.params, metrics), (whole.params, theirs), "float32")
+    state, metrics = run(config, text, accumulate=4)
+    assert_close((state.params, metrics), (whole.params, theirs), "float32")
 
 
 def test_layers_lie_on_their_stages_and_one_alone_on_all():

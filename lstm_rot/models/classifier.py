@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lstm_rot.models import checks, gru, lstm, resnet, rnn
+from lstm_rot.models import checks, gru, highway, lstm, resnet, rnn
 from lstm_rot.schedules import Schedule, Sequential
 
-BODIES = {lstm.Config: lstm, gru.Config: gru, rnn.Config: rnn, resnet.Config: resnet}
+BODIES: dict[type, Any] = {module.Config: module for module in (lstm, gru, rnn, highway, resnet)}
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Config:
     Raises ValueError for a body that is neither, and fewer classes than 1.
     """
 
-    body: lstm.Config | gru.Config | rnn.Config | resnet.Config
+    body: lstm.Config | gru.Config | rnn.Config | highway.Config | resnet.Config
     num_classes: int
 
     def __post_init__(self):
