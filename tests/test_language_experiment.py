@@ -80,6 +80,8 @@ def test_a_run_that_was_stopped_ends_with_the_numbers_of_one_that_was_not(tmp_pa
         patch.setattr(_Signals, "stop_after", lambda self, step: step == 5)
         with pytest.raises(Stopped):
             language_model.run(config, Progress(disable=True))
+    with pytest.raises(harness.Refused, match=r"config.*steps"):
+        language_model.run(replace(config, steps=9), Progress(disable=True))
     gone_on = language_model.run(config, Progress(disable=True))
     for each, other in zip(whole["runs"], gone_on["runs"], strict=True):
         assert {**each, "bytes_per_second": 0} == {**other, "bytes_per_second": 0}

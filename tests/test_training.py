@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close, assert_exact
+from helpers import assert_close, assert_exact, normal, random_like
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lstm_rot.models import gru, language_model, lstm, transformer
+from lstm_rot.models import classifier, gru, language_model, lstm, resnet, transformer
 from lstm_rot.training import mesh as meshes
 from lstm_rot.training import sharding
 from lstm_rot.training.step import init_state, make_train_step
@@ -104,6 +104,20 @@ def test_parts_of_a_batch_weigh_every_item_alike(text):
     whole, theirs = alone("gru")
     state, metrics = run(config, text, accumulate=4)
     assert_close((state.params, metrics), (whole.params, theirs), "float32")
+
+
+@pytest.mark.parametrize("body", [resnet.Config(12, 8, 2), resnet.Config(12, 8, 4, resnet.HIGHWAY), lstm.Config(4, 8)])
+def test_a_classifier_over_a_mesh_answers_as_on_one_device(body):
+    config, mesh = classifier.Config(body, 3), meshes.make_mesh("data=2,model=2,stage=2")
+    params = classifier.init(KEY, config)
+    params = params._replace(w=random_like(params.w, 0))
+    images = normal("float32", 4, 3, 4)
+    laid = jax.device_put(params, sharding.named(mesh, classifier.specs(config), params))
+    assert any(
+        len(leaf.sharding.device_set) == 8 and not leaf.is_fully_replicated for leaf in jax.tree.leaves(laid.body)
+    )
+    there = classifier.apply(laid, jax.device_put(images, sharding.batch(mesh)), config=config)
+    assert_close(there, classifier.apply(params, images, config=config), "float32")
 
 
 def test_layers_lie_on_their_stages_and_one_alone_on_all():

@@ -17,7 +17,9 @@ from experiments.harness import Experiment, Refused
 from experiments.language_model.drawing import draw
 from experiments.language_model.judging import judge
 from experiments.language_model.training import trained
+from lstm_rot.training.checkpoints import CheckpointError
 from lstm_rot.training.distributed import Processes, connect
+from lstm_rot.training.run import NotFinite
 
 Name = Literal["lstm", "gru", "highway", "transformer"]
 
@@ -85,7 +87,7 @@ def run(config: Config, progress: Progress) -> dict:
             runs.append(trained(config, name, seed, text))
             progress.advance(task)
         progress.remove_task(task)
-    except ValueError as error:  # of a mesh or sizes that do not fit
+    except (ValueError, CheckpointError, NotFinite) as error:  # of what does not fit, or another run's folder
         raise Refused(str(error)) from error
     if config.cluster and jax.process_index():
         sys.exit(0)  # the first process tells what came out

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lstm_rot.models import checks, gru, highway, lstm, resnet, rnn
 from lstm_rot.schedules import Schedule, Sequential
 
+P: Any = PartitionSpec  # stands where the weights stand
 BODIES: dict[type, Any] = {module.Config: module for module in (lstm, gru, rnn, highway, resnet)}
 
 
@@ -53,6 +55,11 @@ def init(key: PRNGKeyArray, config: Config) -> Params:
         jnp.zeros((config.body.hidden_size, config.num_classes), dtype),
         jnp.zeros(config.num_classes, dtype),
     )
+
+
+def specs(config: Config) -> Params:
+    """How the params lie over a mesh: the body's as it says, the head's hidden units over `model`."""
+    return Params(body=BODIES[type(config.body)].specs(config.body), w=P("model"), b=P())
 
 
 def apply(

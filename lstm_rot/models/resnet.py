@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lstm_rot.branches import dense, highway, with_keep
@@ -14,6 +15,8 @@ from lstm_rot.branches.common import layer_norm
 from lstm_rot.core import DEPTH, Branch, residual, scan, turn
 from lstm_rot.models import checks
 from lstm_rot.schedules import Schedule, Sequential
+
+P: Any = PartitionSpec  # stands where the weights stand
 
 
 class Step(NamedTuple):
@@ -67,6 +70,12 @@ def _init(key: jax.Array, config: Config) -> Params:
         steps=jax.vmap(lambda key: config.step.init(key, None, hidden, dtype))(keys),
         scale=jnp.ones(hidden, dtype),
     )
+
+
+def specs(config: Config) -> Params:
+    """How the params lie over a mesh: steps over `stage`, hidden sizes over `model`."""
+    steps = jax.tree.map(lambda leaf: P("stage", *[None] * (leaf.ndim - 2), "model"), _shapes(config).steps)
+    return Params(w=P(None, "model"), b=P("model"), steps=steps, scale=P("model"))
 
 
 def apply(
