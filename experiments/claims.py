@@ -52,6 +52,12 @@ CLAIMS = {
             leading=True,
         ),
         Claim(
+            "HE15-t6",
+            "Residual nets of 20 to 110 layers classify CIFAR-10 the better the deeper they are.",
+            "He et al. 2015, Table 6",
+            "test error, %: 8.75 at 20 layers, 7.51 at 32, 7.17 at 44, 6.97 at 56, 6.61 at 110",
+        ),
+        Claim(
             "SRI15",
             "Plain nets get harder to train with depth, highway nets train at 100 layers.",
             "Srivastava et al. 2015, Fig. 1 (MNIST)",

@@ -124,8 +124,8 @@ def test_event_files_are_cut_at_any_step(tmp_path):
         assert events(folder) == [{"step": n, "loss": n / 8, "längst": -1.0} for n in steps if n <= after]
 
 
-def evaluate(params):
-    return {"evaluation/w": params["w"].sum()}
+def evaluate(state):
+    return {"evaluation/w": state.params["w"].sum()}
 
 
 def test_after_a_resume_the_log_and_the_events_hold_every_step_once(tmp_path, step):

@@ -119,7 +119,7 @@ def trained_state(config: Any, run: Setup, text: Text, seed: int) -> State:
             checkpoints=checkpoints,
             shardings=run.shardings,
             batch_sharding=run.batch_sharding,
-            evaluate=lambda params: {"valid": float(bits(run.model, params, chosen).mean())},
+            evaluate=lambda state: {"valid": float(bits(run.model, state.params, chosen).mean())},
             items="bytes",
         )
 

@@ -7,7 +7,7 @@ Letters: *B any batch axes, D input width, H hidden size. The product runs in th
 pointwise arithmetic and the stream in the dtype of the stream.
 """
 
-from lstm_rot.branches import attention, dense, gru, highway, lstm, mlp, rnn
+from lstm_rot.branches import attention, conv, dense, gru, highway, lstm, mlp, rnn
 from lstm_rot.branches.wrappers import probed, with_keep
 
-__all__ = ["attention", "dense", "gru", "highway", "lstm", "mlp", "probed", "rnn", "with_keep"]
+__all__ = ["attention", "conv", "dense", "gru", "highway", "lstm", "mlp", "probed", "rnn", "with_keep"]

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lstm_rot.models import checks, gru, highway, lstm, resnet, rnn
+from lstm_rot.models import checks, gru, highway, lstm, residual_rnn, resnet, rnn
 from lstm_rot.schedules import Schedule, Sequential
 
 P: Any = PartitionSpec  # stands where the weights stand
-BODIES: dict[type, Any] = {module.Config: module for module in (lstm, gru, rnn, highway, resnet)}
+BODIES: dict[type, Any] = {module.Config: module for module in (lstm, gru, rnn, residual_rnn, highway, resnet)}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Config:
     Raises ValueError for a body that is neither, and fewer classes than 1.
     """
 
-    body: lstm.Config | gru.Config | rnn.Config | highway.Config | resnet.Config
+    body: lstm.Config | gru.Config | rnn.Config | residual_rnn.Config | highway.Config | resnet.Config
     num_classes: int
 
     def __post_init__(self):

@@ -85,7 +85,7 @@ def train(
     """Runs `options.steps` steps, from the newest checkpoint where there is one, and returns the last state.
 
     init() -> State: the first, as `init_state` makes it. step: as `make_train_step` makes it. shardings and
-    batch_sharding: see `training.sharding`. evaluate(params) -> {name: number}. flops: of one step, on all devices
+    batch_sharding: see `training.sharding`. evaluate(state) -> {name: number}. flops: of one step, on all devices
     together. items: what the loss function counts, as in "tokens". folder: for log, events and profile, shared by all
     processes.
 
@@ -221,7 +221,7 @@ class _Run:
         assert self.evaluate is not None
         self._wait()
         self.dog.begins(watchdog.EVALUATION, self.step, self.options.long_patience)
-        self.metrics |= {name: float(value) for name, value in self.evaluate(self.state.params).items()}
+        self.metrics |= {name: float(value) for name, value in self.evaluate(self.state).items()}
         self.journal.write(self.step, self.metrics)
 
     def _save(self) -> None:

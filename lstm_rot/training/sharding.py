@@ -53,7 +53,14 @@ def of_state(
     moments: Any = optax.tree_map_params(
         optimizer, of_moment, shapes.opt_state, params, shapes.params, transform_non_params=lambda _: everywhere
     )
-    return State(step=everywhere, params=params, opt_state=moments, key=everywhere, halted=everywhere)  # pyright: ignore
+    return State(  # pyright: ignore
+        step=everywhere,
+        params=params,
+        opt_state=moments,
+        key=everywhere,
+        halted=everywhere,
+        statistics=jax.tree.map(lambda _: everywhere, shapes.statistics),
+    )
 
 
 def _over_data(sharding: NamedSharding, shape: Any) -> NamedSharding:
