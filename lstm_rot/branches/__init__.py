@@ -8,6 +8,20 @@ pointwise arithmetic and the stream in the dtype of the stream.
 """
 
 from lstm_rot.branches import attention, conv, dense, gru, highway, lstm, mlp, rnn
-from lstm_rot.branches.wrappers import probed, with_keep
+from lstm_rot.branches.wrappers import by_path, lesioned, probed, watched, with_keep
 
-__all__ = ["attention", "conv", "dense", "gru", "highway", "lstm", "mlp", "probed", "rnn", "with_keep"]
+__all__ = [
+    "attention",
+    "by_path",
+    "conv",
+    "dense",
+    "gru",
+    "highway",
+    "lesioned",
+    "lstm",
+    "mlp",
+    "probed",
+    "rnn",
+    "watched",
+    "with_keep",
+]

@@ -205,5 +205,10 @@ def _apply(params: Params, images: Any, *, config: Config, statistics: Any, sche
     params = config.cast(params)
     left = (None,) * len(params.net) if statistics is None else statistics
     used, (stream, _) = net(config, schedule=schedule)(params.net, left, (images.astype(config.stream), ()))
+    return head(params, stream, config), used
+
+
+def head(params: Params, stream: Float[Array, "B P P F"], config: Config) -> Float[Array, "B K"]:
+    """The logits, in the stream's dtype: a linear map of each channel's mean over the pixels."""
     pooled = stream.mean((1, 2)).astype(config.compute)
-    return (pooled @ params.w + params.b).astype(config.stream), used
+    return (pooled @ params.w + params.b).astype(config.stream)

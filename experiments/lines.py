@@ -1,0 +1,124 @@
+"""A trained net as a line of cells, along depth or along time: what every look into one is made of.
+
+The cells of a line are the blocks of a convolutional net, 3n of them, or the time steps of a recurrent one. A wrapper
+of branches stands for each cell's branch (`branches.lesioned`, `branches.watched`, `branches.by_path`, ...), and gets
+what it asks for beside the weights cell by cell: `extra`, with a leading axis of the line's length.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.nets import Net, Pictures, Recipe, normal, pieces
+from lstm_rot import TIME, Axis, Branch, residual, scan
+from lstm_rot.branches import lstm, rnn, watched, with_keep
+from lstm_rot.models import conv_resnet
+from lstm_rot.models import lstm as lstm_model
+from lstm_rot.models import residual_rnn as residual_rnn_model
+from lstm_rot.models import rnn as rnn_model
+
+READERS: dict[type, tuple[Branch, bool]] = {  # of one layer: its branch, and whether it has a memory
+    lstm_model.Config: (lstm.lstm, True),
+    rnn_model.Config: (rnn.rnn, False),
+    residual_rnn_model.Config: (with_keep(rnn.rnn, 1), False),
+}
+
+
+class Outcome(NamedTuple):
+    """Of a run: the logits [B, K], and by stage what each cell handed on, [cells of the stage, ...].
+
+    A convolutional net has three stages, in which the maps are alike; a line along time is one.
+    """
+
+    logits: jax.Array
+    seen: tuple[Any, ...]
+
+
+def same(branch: Branch) -> Branch:
+    """The branch itself."""
+    return branch
+
+
+def length(recipe: Recipe) -> int:
+    """The number of cells."""
+    return 3 * recipe.model.blocks if recipe.turned else recipe.length  # pyright: ignore
+
+
+def stages(recipe: Recipe) -> list[range]:
+    """The cells of each stage."""
+    if not recipe.turned:
+        return [range(recipe.length)]
+    n = recipe.model.blocks  # pyright: ignore
+    return [range(start, start + n) for start in (0, n, 2 * n)]
+
+
+def run(
+    net: Net,
+    pictures: Pictures,
+    x: jax.Array,
+    *,
+    wrap: Callable[[Branch], Branch] = same,
+    extra: Any = None,
+    look: Callable[[Any, Any, Any, Any], Any] | None = None,
+) -> Outcome:
+    """The net on maps x [B, P, P, C], uint8, each cell's branch wrapped; its batch norms use the running statistics.
+
+    extra: None, or a tree of [cells, ...]: then the wrapped branch's p is (weights, its slice). look: see
+    `branches.watched`; None: nothing is seen.
+    """
+    both = partial(_wrapped, wrap, look or _nothing)
+    return (_deep if net.recipe.turned else _long)(net, normal(x, pictures), both, extra)
+
+
+def _wrapped(wrap: Callable, look: Callable, branch: Branch) -> Branch:
+    return watched(wrap(branch), look)
+
+
+def _nothing(*_: Any) -> tuple:
+    return ()
+
+
+def _deep(net: Net, x: jax.Array, wrap: Callable[[Branch], Branch], extra: Any) -> Outcome:
+    config: Any = net.recipe.model
+    stem, *runs = net.params.net
+    runs, end = runs[: len(config.runs)], runs[len(config.runs) :]
+    at, weights = 0, []
+    for size, run in zip(config.runs, runs, strict=True):
+        place: Any = at if size is None else slice(at, at + size)
+        weights.append(run if extra is None else (run, jax.tree.map(partial(_at, place), extra)))
+        at += size or 1
+    cell = conv_resnet.net(config, wrap=wrap)
+    (_, *rights), (stream, _) = cell((stem, *weights, *end), net.statistics, (x, ()))
+    seen = [
+        jax.tree.map(lambda leaf, size=size: leaf[None] if size is None else leaf, seen)
+        for size, (_, seen) in zip(config.runs, rights[: len(runs)], strict=True)
+    ]
+    joined = tuple(
+        jax.tree.map(lambda *parts: jnp.concatenate(parts), *parts) for parts in (seen[:1], *_pairs(seen[1:], config))
+    )
+    return Outcome(conv_resnet.head(net.params, stream, config), joined)
+
+
+def _at(place: Any, leaf: jax.Array) -> jax.Array:
+    return leaf[place]
+
+
+def _pairs(seen: list, config: Any) -> list[list]:
+    """What was seen of each later stage: of its first block, and of the line of the others, where there are any."""
+    parts = 2 if config.blocks > 1 else 1
+    return [seen[k : k + parts] for k in range(0, len(seen), parts)]
+
+
+def _long(net: Net, x: jax.Array, wrap: Callable[[Branch], Branch], extra: Any) -> Outcome:
+    config: Any = net.recipe.model
+    branch, remembers = READERS[type(config.body)]
+    weights = jax.tree.map(lambda leaf: leaf[0], net.params.body[0])  # of its one layer
+    line = scan(residual(wrap(branch)), TIME if extra is None else Axis("left", tied=(True, False)))
+    zeros = jnp.zeros((len(x), config.body.hidden_size))
+    xs = pieces(x, config.body.input_size).swapaxes(0, 1)
+    p = weights if extra is None else (weights, extra)
+    (stream, memory), (_, seen) = line(p, (zeros, zeros if remembers else ()), xs)
+    return Outcome((memory if remembers else stream) @ net.params.w + net.params.b, (seen,))
