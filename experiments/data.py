@@ -68,6 +68,7 @@ WIKITEXT = "https://raw.githubusercontent.com/pytorch/examples/main/word_languag
 CIFAR = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the class, then red, green and blue, row by row
+CIFAR_RECORDS = 10_000  # of each file
 CIFAR_COPIES = {  # sha256 of the six files in a row
     "49f0d5a5f581bf81bbb7d2883b092ba31defe642d07fe5569fe86e8358bf17ec": "98 of 60,000 images are JPEG-decoded",
 }
@@ -141,9 +142,9 @@ def _cifar10() -> Images:
     records = []
     for name in CIFAR_FILES:
         content = (folder / name).read_bytes()
-        if len(content) != 10_000 * CIFAR_RECORD:
+        if len(content) != CIFAR_RECORDS * CIFAR_RECORD:
             raise DataError(
-                f"{folder / name} has {len(content)} bytes, expected 10,000 records of {CIFAR_RECORD}: delete the "
+                f"{folder / name} has {len(content)} bytes, expected {CIFAR_RECORDS} of {CIFAR_RECORD}: delete the "
                 f"folder to have it downloaded from {CIFAR}"
             )
         records.append(np.frombuffer(content, np.uint8).reshape(-1, CIFAR_RECORD))
@@ -153,8 +154,8 @@ def _cifar10() -> Images:
     table = np.concatenate(records)
     x, y = table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), table[:, 0].astype(np.int32)
     note = CIFAR_COPIES.get(digest, "sha256 of the six files in a row, not verified")
-    train = slice(50_000), slice(50_000, None)
-    return Images("cifar10", x[train[0]], y[train[0]], x[train[1]], y[train[1]], digest, note)
+    test = len(x) - CIFAR_RECORDS
+    return Images("cifar10", x[:test], y[:test], x[test:], y[test:], digest, note)
 
 
 def text(name: str) -> Text:

@@ -252,3 +252,83 @@ def sequences(cell, layers, lefts, xs, lengths, ways, *, dropout=0.0, noise=None
         below = np.concatenate(outs, -1)
         rights.append(ends)
     return rights, below
+
+
+def conv3x3(x, w, stride=1):
+    """Images [B, P, P, C] by weights [3, 3, C, K], zeros around them, pixel by pixel."""
+    batch, rows, columns, _ = x.shape
+    out = np.zeros((batch, -(-rows // stride), -(-columns // stride), w.shape[-1]), x.dtype)
+    for i in range(out.shape[1]):
+        for j in range(out.shape[2]):
+            for a in range(3):
+                for b in range(3):
+                    row, column = stride * i + a - 1, stride * j + b - 1
+                    if 0 <= row < rows and 0 <= column < columns:
+                        out[:, i, j] += x[:, row, column] @ w[a, b]
+    return out
+
+
+def map_norm(p, x, given):
+    """Batch norm by the batch's own mean and variance or those given; group norm where the norm's name says so."""
+    if type(p).__name__ == "GroupNorm":
+        groups = x.reshape(*x.shape[:3], -1, min(8, x.shape[3]))
+        mean, variance = groups.mean((1, 2, 4), keepdims=True), groups.var((1, 2, 4), keepdims=True)
+        return ((groups - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * p.scale + p.shift, ()
+    mean, variance = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if given is None else given
+    return (x - mean) / np.sqrt(variance + 1e-5) * p.scale + p.shift, (mean, variance)
+
+
+def conv_block(p, x, given, *, pre, shortcut):
+    """One block of a convolutional net: the new stream, and the statistics used."""
+    first, second = (None, None) if given is None else given
+    p, gate = p if isinstance(shortcut, str) and "gate" in shortcut else (p, None)
+    stride = 1 if p.w1.shape[2] == p.w1.shape[3] else 2
+    if pre:
+        y, first = map_norm(p.norm1, x, first)
+        y, second = map_norm(p.norm2, conv3x3(np.maximum(y, 0), p.w1, stride), second)
+        y = conv3x3(np.maximum(y, 0), p.w2)
+    else:
+        y, first = map_norm(p.norm1, conv3x3(x, p.w1, stride), first)
+        y, second = map_norm(p.norm2, conv3x3(np.maximum(y, 0), p.w2), second)
+    small = x[:, ::stride, ::stride]
+    short = np.zeros_like(y)
+    short[..., : x.shape[3]] = small
+    if gate is not None:
+        g = sigmoid(small @ gate.w + gate.b)
+        y = (1 - g) * short + (g * y if shortcut == "exclusive gate" else y)
+    else:
+        y = shortcut * short + y
+    return (y if pre else np.maximum(y, 0)), (first, second)
+
+
+def conv_resnet(params, images, given, *, runs, pre, shortcut):
+    """Logits and statistics of a whole net; `runs` are the lengths of its lines of blocks, None a block alone."""
+    stem, *parts = params.net
+    left = [None] * len(params.net) if given is None else list(given)
+    x, used = conv3x3(images, stem.w), [()]
+    if not pre:
+        x, statistics = map_norm(stem.norm, x, left[0])
+        x, used = np.maximum(x, 0), [statistics]
+    for run, p, before in zip(runs, parts, left[1:], strict=False):
+        if run is None:
+            x, statistics = conv_block(p, x, before, pre=pre, shortcut=shortcut)
+            used.append(statistics)
+            continue
+        layers = []
+        for layer in range(run):
+            x, statistics = conv_block(
+                at(p, layer), x, None if before is None else at(before, layer), pre=pre, shortcut=shortcut
+            )
+            layers.append(statistics)
+        used.append(stacked(layers))
+    if pre:
+        x, statistics = map_norm(parts[-1], x, left[-1])
+        x, _ = np.maximum(x, 0), used.append(statistics)
+    return x.mean((1, 2)) @ params.w + params.b, tuple(used)
+
+
+def stacked(trees):
+    """Nested tuples of arrays, one a layer, as one with a leading axis."""
+    if isinstance(trees[0], tuple):
+        return tuple(stacked([tree[k] for tree in trees]) for k in range(len(trees[0])))
+    return np.stack(trees)

@@ -1,4 +1,4 @@
-"""Trained nets taken apart into lines of cells: wrappers of branches that skip, look, and choose the gradient's path."""
+"""Trained nets taken apart into lines of cells: wrappers of branches that skip, look, and choose the gradient's way."""
 
 from itertools import product
 

@@ -1,7 +1,7 @@
 """Steps of convolutional nets along DEPTH: the stream is maps [B, P, P, C], one weight layer a 3x3 convolution.
 
 What flows along the other axis are the norms' statistics: those to normalise by enter each step, None for the batch's
-own, and those that were used leave it. Letters: C channels in, K out, P pixels per side, Q = ceil(P / stride).
+own, and those that were used leave it. Letters: C channels in, K out, P pixels per side.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ CHANNELS_PER_GROUP = 8
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv3x3(x: Float[Array, "B P P C"], w: Float[Array, "3 3 C K"], stride: int = 1) -> Float[Array, "B Q Q K"]:
+def conv3x3(x: Float[Array, "B R P C"], w: Float[Array, "3 3 C K"], stride: int = 1) -> Float[Array, "B Q S K"]:
     """y[i, j] = sum over a, b of x[stride i + a - 1, stride j + b - 1] w[a, b], zeros around x, in the dtype of w.
 
     Its gradient is written as two more convolutions with their transposes spelt out, for what autodiff makes of it XLA

@@ -1,5 +1,27 @@
 """Whole networks: a frozen `Config`, a pure `init(key, config)`, and a jitted `apply(params, ..., config=config)`."""
 
-from lstm_rot.models import classifier, gru, highway, language_model, lstm, resnet, rnn, transformer
+from lstm_rot.models import (
+    classifier,
+    conv_resnet,
+    gru,
+    highway,
+    language_model,
+    lstm,
+    residual_rnn,
+    resnet,
+    rnn,
+    transformer,
+)
 
-__all__ = ["classifier", "gru", "highway", "language_model", "lstm", "resnet", "rnn", "transformer"]
+__all__ = [
+    "classifier",
+    "conv_resnet",
+    "gru",
+    "highway",
+    "language_model",
+    "lstm",
+    "residual_rnn",
+    "resnet",
+    "rnn",
+    "transformer",
+]
