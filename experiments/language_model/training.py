@@ -21,6 +21,7 @@ from lstm_rot.training import data, sharding
 from lstm_rot.training.checkpoints import Checkpoints
 from lstm_rot.training.log import JSON_LINES
 from lstm_rot.training.mesh import make_mesh
+from lstm_rot.training.pipeline import STAGE, Pipeline
 from lstm_rot.training.run import Options, train
 from lstm_rot.training.step import State, init_state, make_train_step
 
@@ -34,6 +35,7 @@ class Setup(NamedTuple):
     """All of a run but its data."""
 
     model: language_model.Config
+    pipeline: Pipeline | None  # where the mesh has stages: the body's implementation in training
     folder: Path
     identity: dict[str, Any]  # of its checkpoints
     shardings: State
@@ -55,6 +57,7 @@ def setup(config: Any, name: str, seed: int) -> Setup:
     identity |= {field: getattr(config, field) for field in kept}
     return Setup(
         model=model,
+        pipeline=Pipeline(mesh, config.chunks) if mesh.shape[STAGE] > 1 else None,
         folder=Path(config.runs) / f"{name}-{seed}",
         identity=identity,
         shardings=shardings,
@@ -96,7 +99,7 @@ def trained_state(config: Any, run: Setup, text: Text, seed: int) -> State:
     plan = data.Epochs(len(examples), batch=config.batch, seed=seed)
     batches = data.batches(examples, plan, rows=data.local_rows(run.batch_sharding, config.batch))
     step = make_train_step(
-        partial(loss, run.model),
+        partial(loss, run.model, run.pipeline),
         run.optimizer,
         accumulate=config.accumulate,
         clip=1.0,
@@ -128,9 +131,11 @@ def windows(text: bytes, context: int) -> data.Windows:
     return data.Windows(np.frombuffer(text, np.uint8).astype(np.int32), context)
 
 
-def loss(model: language_model.Config, params: Any, batch: dict, key: Any) -> tuple[Any, Any]:
+def loss(
+    model: language_model.Config, pipeline: Pipeline | None, params: Any, batch: dict, key: Any
+) -> tuple[Any, Any]:
     """What `make_train_step` asks for."""
-    return language_model.loss(params, tokens(batch), config=model, key=key)
+    return language_model.loss(params, tokens(batch), config=model, key=key, implementation=pipeline)
 
 
 def tokens(batch: dict) -> Any:
