@@ -151,9 +151,10 @@ def test_two_processes_stop_after_the_same_step_and_go_on(peace, compiled, tmp_p
         (1, signal.SIGKILL, 1, "process 1 (pid {pid} on {host}) has been silent"),
         (1, signal.SIGSTOP, -signal.SIGABRT, "process 1 (pid {pid} on {host}) has been silent"),
         (0, signal.SIGSTOP, -signal.SIGABRT, "process 0 (pid {pid} on {host}) has been silent"),
+        (0, signal.SIGKILL, None, "process 0 (pid {pid} on {host}) has been silent"),
         (1, None, watchdog.STATUS, "process 1 (pid {pid} on {host}), in the data of step 9"),
     ],
-    ids=["killed", "stopped", "the first stopped", "without data"],
+    ids=["killed", "stopped", "the first stopped", "the first killed", "without data"],
 )
 def test_where_one_dies_or_hangs_the_other_ends_and_says_which(compiled, tmp_path, victim, end, status, says):
     options = Options(steps=10**6, log_every=1, patience=4.0 if end is None else 45.0)
@@ -164,5 +165,8 @@ def test_where_one_dies_or_hangs_the_other_ends_and_says_which(compiled, tmp_pat
         if end is not None:
             os.kill(child.pid, end)
         other.join(END)
-        assert other.exitcode == status, output(tmp_path, 1 - victim)
+        if status is None:  # JAX's threads are at odds: one aborts, one has an error for us
+            assert other.exitcode in (1, -signal.SIGABRT), output(tmp_path, 1 - victim)
+        else:
+            assert other.exitcode == status, output(tmp_path, 1 - victim)
         assert says.format(pid=child.pid, host=socket.gethostname()) in output(tmp_path, 1 - victim)
