@@ -104,6 +104,11 @@ def test_a_run_that_was_stopped_ends_with_the_numbers_of_one_that_was_not(tmp_pa
     with pytest.raises(ValueError, match=r"no model in .*gru-0: there is transformer-0 in .*--models gru"):
         generate.generated(replace(options, model="gru"))
 
+    # another config takes its place without destroying it
+    training._make_way(training.setup(config, "transformer", 0)._replace(identity={"steps": 9}))
+    with pytest.raises(ValueError, match=r"there is transformer-0-\d{8}-\d{6} in"):
+        generate.generated(options)
+
 
 @pytest.mark.usefixtures("short")
 def test_layers_over_stages_train_as_without(tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -68,10 +70,14 @@ def setup(config: Any, name: str, seed: int) -> Setup:
 
 
 def trained(config: Any, name: str, seed: int, text: Text) -> dict:
-    """The run's numbers. One that was stopped goes on; one that has ended begins anew."""
+    """The run's numbers. One that was stopped goes on, but not with other steps, from which its learning rate follows.
+
+    One that has ended begins anew; of another config, it is moved aside first. Raises CheckpointError, naming what
+    differs, where one that was stopped is of another config.
+    """
     run = setup(config, name, seed)
     if jax.process_index() == 0 and (run.folder / NUMBERS).exists():
-        shutil.rmtree(run.folder)
+        _make_way(run)
     multihost_utils.sync_global_devices("begun anew")
     state = trained_state(config, run, text, seed)
     rows = [json.loads(line) for line in (run.folder / JSON_LINES).read_text().splitlines()]
@@ -91,6 +97,18 @@ def trained(config: Any, name: str, seed: int, text: Text) -> dict:
     if jax.process_index() == 0:
         (run.folder / NUMBERS).write_text(json.dumps({"config": run.identity, **numbers}) + "\n")
     return numbers
+
+
+def _make_way(run: Setup) -> None:
+    told = run.folder / NUMBERS
+    if json.loads(told.read_text())["config"] == run.identity:
+        shutil.rmtree(run.folder)
+        return
+    aside = run.folder.with_name(
+        f"{run.folder.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(told.stat().st_mtime))}"
+    )
+    run.folder.rename(aside)
+    print(f"{run.folder} was of another config: it is {aside} now", file=sys.stderr)
 
 
 def trained_state(config: Any, run: Setup, text: Text, seed: int) -> State:
