@@ -108,7 +108,7 @@ def in_models(model, config, steps, batch, carry=True, **options):
     shapes = jax.eval_shape(lambda: (model.init(jax.random.key(0), config), model.zeros(config, batch, *room)))
     params, start = (random_like(tree, seed) for seed, tree in enumerate(shapes))
     if model is transformer:
-        start = attention.Cache(0 * start.k, 0 * start.v, np.zeros(config.num_layers, "int32"))
+        start = attention.Cache(0 * start.k, 0 * start.v, jnp.zeros(config.num_layers, "int32"))
     xs = normal("float64", steps, batch, config.input_size)
 
     def of(implementation):

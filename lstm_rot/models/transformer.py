@@ -176,7 +176,8 @@ def _apply(
     x = xs.astype(config.stream) + sinusoids(first + jnp.arange(len(xs), dtype="int32"), config)[:, None]
     run = scan(layer, DEPTH, schedule=schedule)
     if implementation is not None:
-        flows = P("stage") if carry is None else attention.Cache(*[P("stage", None, "data")] * 2, P("stage"))
+        rows = P("stage", None, "data")
+        flows = P("stage") if carry is None else attention.Cache(k=rows, v=rows, length=P("stage"))
         specs = P("stage"), (flows, None), P(None, "data")
         run = implementation(run, axis=1 if carry is None else 0, specs=specs)
     (carry, _), (x, _) = run(params.layers, (carry, None), (x, ()))
