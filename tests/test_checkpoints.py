@@ -222,6 +222,14 @@ def test_if_all_are_damaged_nothing_is_touched_or_begun_anew(copy):
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 
+def test_those_of_an_older_version_are_refused_by_name(copy):
+    for step in "12":
+        path = copy / step / "digests.json"
+        path.write_text(path.read_text().replace("crc32", "sha256"))
+    with pytest.raises(CheckpointError, match=r"2: digests.json has no CRC-32 of .*: an older version wrote it; 1: "):
+        opened(copy)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -203,6 +203,7 @@ def test_wrong_configs(name):
     for field in ("param_dtype", "compute_dtype", "stream_dtype"):
         for value in ("int32", "float33", "complex64"):
             raises([f"{field}={value!r}", "'bfloat16'"], lambda f=field, v=value: replace(config, **{f: v}))
+        assert replace(config, **{field: jnp.bfloat16}) == replace(config, **{field: "bfloat16"})
         with jax.enable_x64(False):
             raises([f"{field}='float64'", "jax_enable_x64"], lambda f=field: replace(config, **{f: "float64"}))
 

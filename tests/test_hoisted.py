@@ -3,6 +3,7 @@
 import importlib
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ from helpers import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jax.sharding import AbstractMesh, AxisType
 
 from lstm_rot import DEPTH, TIME, Axis, Checkpointed, Sequential, residual, scan, turn
 from lstm_rot.branches import lstm as branch
@@ -341,6 +343,22 @@ def test_along_depth_the_weights_gradient_is_one_batched_product():
     assert sorted(inside) == [1, 1], jaxpr
     batched = re.findall(r" = f64\[9,4,4\]\S* dot\(.*lhs_batch_dims=\{0\}", hlo)
     assert len(batched) == 1 == len(re.findall(r" = \S+ dot\(", hlo)) - 2
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "block"), [("cpu", 1, 8), ("cpu", 4, 16), ("tpu", 1, 2), ("tpu", 4, 8)]
+)
+def test_blocks_are_those_of_one_device_that_is_compiled_for(platform, devices, block):
+    """Of 64 steps; the mesh in scope says where it will run, and over how many devices the batch is."""
+    here = jax.make_mesh((devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices]).abstract_mesh
+    device = replace(here.abstract_device, platform=platform)
+    there = AbstractMesh(here.axis_sizes, here.axis_names, here.axis_types, abstract_device=device)
+    config = lstm.Config(8, 64 if platform == "cpu" else 1024, param_dtype="float32")
+    params = jax.eval_shape(lambda: lstm.init(jax.random.key(0), config))
+    xs = jax.ShapeDtypeStruct((64, 256 if platform == "cpu" else 4096, 8), "float32")
+    with jax.sharding.use_abstract_mesh(there):
+        jaxpr = str(jax.make_jaxpr(lambda *args: lstm.apply(*args, config=config))(params, xs))
+    assert re.findall(r"length=(\d+)", jaxpr).count(str(64 // block)) and f"length={block}\n" in jaxpr
 
 
 @pytest.mark.usefixtures("optimized")

@@ -11,6 +11,8 @@ from rich.progress import Progress
 from experiments import data, harness, language_model
 from experiments.language_model import generate, judging, training
 from experiments.language_model.bodies import count, sized
+from lstm_rot.training.log import JSON_LINES
+from lstm_rot.training.mesh import make_mesh
 from lstm_rot.training.run import Stopped, _Signals
 
 pytestmark = pytest.mark.usefixtures("settings_of_a_user")
@@ -71,9 +73,15 @@ TINY = replace(
 )
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """The beginning of the manual as all of it."""
+    text = data._divided("manual", data.text("manual").train[:9000], "the beginning")
+    monkeypatch.setitem(data.TEXTS, "manual", lambda: text)
+
+
+@pytest.mark.usefixtures("short")
 def test_a_run_that_was_stopped_ends_with_the_numbers_of_one_that_was_not(tmp_path, monkeypatch):
-    short = data._divided("manual", data.text("manual").train[:9000], "the beginning")
-    monkeypatch.setitem(data.TEXTS, "manual", lambda: short)
     whole = language_model.run(replace(TINY, runs=str(tmp_path / "whole")), Progress(disable=True))
     config = replace(TINY, runs=str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
@@ -95,6 +103,27 @@ def test_a_run_that_was_stopped_ends_with_the_numbers_of_one_that_was_not(tmp_pa
     assert likeliest[0] == likeliest[1] and drawn[0] != drawn[1]
     with pytest.raises(ValueError, match=r"no model in .*gru-0: there is transformer-0 in .*--models gru"):
         generate.generated(replace(options, model="gru"))
+
+    # another config takes its place without destroying it
+    training._make_way(training.setup(config, "transformer", 0)._replace(identity={"steps": 9}))
+    with pytest.raises(ValueError, match=r"there is transformer-0-\d{8}-\d{6} in"):
+        generate.generated(options)
+
+
+@pytest.mark.usefixtures("short")
+def test_layers_over_stages_train_as_without(tmp_path, monkeypatch):
+    """`--mesh stage=2`: a pipeline in chunks of time, or of the batch, and the losses of the run without one."""
+    monkeypatch.setattr(training, "make_mesh", lambda text: make_mesh(text, jax.devices()[:2]))
+    losses = {}
+    for mesh in ("stage=2", "data=2"):
+        for name in ("lstm", "transformer"):
+            config = replace(TINY, layers=2, steps=3, points=1, chunks=3, mesh=mesh, runs=str(tmp_path / mesh))
+            run = training.setup(config, name, 0)
+            training.trained_state(config, run, data.text("manual"), 0)
+            rows = [json.loads(line) for line in (run.folder / JSON_LINES).read_text().splitlines()]
+            losses[mesh, name] = [row["loss"] for row in rows]
+    for name in ("lstm", "transformer"):
+        np.testing.assert_allclose(losses["stage=2", name], losses["data=2", name], rtol=1e-5)
 
 
 def test_bits_are_those_of_the_bytes():

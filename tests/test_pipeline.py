@@ -1,7 +1,7 @@
 """The pipeline over `stage` is the grid it runs, and its experiment counts ticks instead of assuming them."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 
 import jax
@@ -20,10 +20,10 @@ from lstm_rot import DEPTH, TIME, Axis, Checkpointed, residual, scan, turn
 from lstm_rot.branches import attention, lstm, mlp
 from lstm_rot.branches.wrappers import probed
 from lstm_rot.kernels.hoisted import hoisted
-from lstm_rot.models import transformer
-from lstm_rot.models.recurrent import masked
+from lstm_rot.models import gru, transformer
+from lstm_rot.models import lstm as lstm_model
 from lstm_rot.training import pipeline as pipeline_module
-from lstm_rot.training.pipeline import pipeline
+from lstm_rot.training.pipeline import Pipeline, pipeline
 
 LAYERS, STEPS, B, H = 4, 7, 2, 4
 
@@ -68,35 +68,16 @@ def expected(stack):
     return value_and_grads(without_right(STACKS[stack][0]), *STACKS[stack][1])
 
 
-@pytest.mark.parametrize(("stage", "chunks"), [(1, 1), (2, 4), (4, 7)])
-@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize(
+    ("stack", "stage", "chunks"),
+    [(stack, *cut) for stack in STACKS for cut in ((2, 4), (4, 7))] + [("LSTM, chunks of time", 1, 1)],
+)
 def test_the_pipeline_is_the_grid(stack, stage, chunks):
     """One to four layers a stage; seven steps or examples in chunks that divide them or not; values and gradients."""
     grid, args, axis = STACKS[stack]
     assert_close(
         value_and_grads(pipeline(grid, mesh(stage), chunks=chunks, axis=axis), *args), expected(stack), "float64"
     )
-
-
-def test_lengths_and_schedules_go_through():
-    """What enters is (x, valid), as in the models; hoisted lines, their gradients checkpointed."""
-    p, left, x = lstm_arguments()
-    valid = np.arange(STEPS)[:, None] < np.array([3, STEPS])
-    cell = masked(CELLS["lstm"].cell)
-
-    def of(line, run=lambda grid: grid):
-        def layer(p, left, below):
-            right, y = line(p, left, below)
-            return right, (y, below[1])
-
-        def with_mask(p, left, x):
-            right, (y, passed) = run(scan(layer, DEPTH))(p, left, (x, valid))
-            return right, (y, passed)
-
-        return value_and_grads(with_mask, p, left, x)
-
-    piped = of(hoisted(cell, TIME, schedule=Checkpointed(2)), lambda grid: pipeline(grid, mesh(2), chunks=7))
-    assert_close(piped, of(scan(cell, TIME)), "float64")
 
 
 def test_leaves_tied_in_every_way_and_keys():
@@ -120,20 +101,53 @@ def test_leaves_tied_in_every_way_and_keys():
     assert_close(of(pipeline(nested, mesh(2), chunks=7, time=time, specs=specs)), of(nested), "float64")
 
 
-def test_a_prompt_in_chunks_of_time():
-    """What a Transformer hands on along time is its cache: chunks of one sequence, as of an LSTM."""
-    zeros = normal("float64", LAYERS, 3, STEPS, 2, H // 2, seed=4) * 0
-    p, _, (x, _) = transformer_arguments()
-    whole = scan(transformer.layer, DEPTH)
+def in_models(model, config, steps, batch, carry=True, **options):
+    """Results and gradients of the model's own implementation, and over two stages by two devices for the batch."""
+    config = replace(config, param_dtype="float64")
+    room = (steps + 2,) if model is transformer else ()
+    shapes = jax.eval_shape(lambda: (model.init(jax.random.key(0), config), model.zeros(config, batch, *room)))
+    params, start = (random_like(tree, seed) for seed, tree in enumerate(shapes))
+    if model is transformer:
+        start = attention.Cache(0 * start.k, 0 * start.v, jnp.zeros(config.num_layers, "int32"))
+    xs = normal("float64", steps, batch, config.input_size)
 
-    def of(grid):
-        def filled(p, k, x):
-            (cache, _), (y, _) = grid(p, (attention.Cache(k, k, jnp.zeros(LAYERS, "int32")), None), (x, ()))
-            return cache, y
+    def of(implementation):
+        def run(params, xs):
+            more = {"carry": start if carry else None, **options}
+            results = model.apply(params, xs, config=config, implementation=implementation, **more)
+            return weighed(results), results
 
-        return value_and_grads(filled, p, zeros, x)
+        return jax.jit(jax.grad(run, (0, 1), has_aux=True))(params, xs)
 
-    assert_close(of(pipeline(whole, mesh(2), chunks=7)), of(whole), "float64")
+    return of(Pipeline(mesh(2, 2), chunks=3)), of(None)
+
+
+MODELS = {  # a model, its config, and what is given beside xs; the first layer may be of another width
+    "LSTM, all its noise": (
+        lstm_model,
+        lstm_model.Config(
+            2, H, 3, dropout=0.3, variational_dropout=0.2, recurrent_dropout=0.2, zoneout_cell=0.1, zoneout_hidden=0.1
+        ),
+        {"lengths": [3, STEPS, 0, 1], "key": jax.random.key(3), "start": 4},
+    ),
+    "GRU, checkpointed": (gru, gru.Config(H, H, 4), {"schedule": Checkpointed(2)}),
+    "Transformer, microbatches": (transformer, transformer.Config(H, 4, 2), {"carry": False}),
+    "Transformer, a prompt": (transformer, transformer.Config(H, 2, 2), {}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_over_devices_are_the_models(name):
+    """Layers over two stages, the batch over two devices more: results, carries and gradients, dropout included."""
+    model, config, options = MODELS[name]
+    assert_close(*in_models(model, config, STEPS, 4, **options), "float64")
+
+
+def test_models_refuse_what_a_pipeline_cannot_run():
+    with pytest.raises(ValueError, match=r"Pipeline\(.* cannot serve: bidirectional=True needs all of the layer below"):
+        in_models(lstm_model, lstm_model.Config(H, H, 2, bidirectional=True), 2, 2)
+    with pytest.raises(ValueError, match="3 layers do not divide over stage=2"):
+        in_models(lstm_model, lstm_model.Config(H, H, 3), 2, 2)
 
 
 LAYOUT = (  # of the LSTM's arguments: layers over stages, the hidden axis over `model`, the batch over `data`

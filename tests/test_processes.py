@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from experiments.crash.kills import hear, live, moments, rows, start
-from experiments.crash.trainee import Trainee, text
+from experiments.crash.trainee import Trainee
+from experiments.data import text
 from lstm_rot.training import data, watchdog
 from lstm_rot.training.distributed import Processes
 from lstm_rot.training.run import Options
 
-TRAINEE = Trainee(hidden_size=16, layers=1, length=16, dropout=0.2, steps=40)
+TRAINEE = Trainee(hidden_size=16, layers=1, length=16, dropout=0.2, steps=60)
 END = 60  # seconds within which what a process waits for must have come
-# Means over 128 bytes in float32: 8 additions deep at most, each off by 6e-8 at most, over 40 steps of training.
+# Means over 128 bytes in float32: 8 additions deep at most, each off by 6e-8 at most, over 60 steps of training.
 REDUCTION_ORDER = 1e-5
 
 
@@ -95,7 +96,7 @@ class Hanging(data.Windows):
     """Reads so many batches, and then no more."""
 
     def __init__(self, batches):
-        super().__init__(np.frombuffer(text(), np.uint8).astype(np.int32), TRAINEE.length)
+        super().__init__(np.frombuffer(text("manual").train, np.uint8).astype(np.int32), TRAINEE.length)
         self.left = batches
 
     def __call__(self, numbers, length=None):
@@ -151,9 +152,10 @@ def test_two_processes_stop_after_the_same_step_and_go_on(peace, compiled, tmp_p
         (1, signal.SIGKILL, 1, "process 1 (pid {pid} on {host}) has been silent"),
         (1, signal.SIGSTOP, -signal.SIGABRT, "process 1 (pid {pid} on {host}) has been silent"),
         (0, signal.SIGSTOP, -signal.SIGABRT, "process 0 (pid {pid} on {host}) has been silent"),
+        (0, signal.SIGKILL, None, "process 0 (pid {pid} on {host}) has been silent"),
         (1, None, watchdog.STATUS, "process 1 (pid {pid} on {host}), in the data of step 9"),
     ],
-    ids=["killed", "stopped", "the first stopped", "without data"],
+    ids=["killed", "stopped", "the first stopped", "the first killed", "without data"],
 )
 def test_where_one_dies_or_hangs_the_other_ends_and_says_which(compiled, tmp_path, victim, end, status, says):
     options = Options(steps=10**6, log_every=1, patience=4.0 if end is None else 45.0)
@@ -164,5 +166,8 @@ def test_where_one_dies_or_hangs_the_other_ends_and_says_which(compiled, tmp_pat
         if end is not None:
             os.kill(child.pid, end)
         other.join(END)
-        assert other.exitcode == status, output(tmp_path, 1 - victim)
+        if status is None:  # JAX's threads are at odds: one aborts, one has an error for us
+            assert other.exitcode in (1, -signal.SIGABRT), output(tmp_path, 1 - victim)
+        else:
+            assert other.exitcode == status, output(tmp_path, 1 - victim)
         assert says.format(pid=child.pid, host=socket.gethostname()) in output(tmp_path, 1 - victim)

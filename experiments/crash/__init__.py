@@ -5,7 +5,6 @@ newest whole checkpoint is (`kills.py`). At the end every loss, and the last sta
 dropout and the order of the data included. Tests no claim of a paper.
 """
 
-import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from matplotlib.figure import Figure
 from rich.progress import Progress
 
 from experiments.crash.kills import live, moments, rows
-from experiments.crash.trainee import Trainee, text
+from experiments.crash.trainee import Trainee
+from experiments.data import text
 from experiments.harness import Experiment, Refused
 
 
@@ -55,9 +55,8 @@ def run(config: Config, progress: Progress) -> dict:
         (peace,) = live(spared, trainee, [])
         ours, theirs = rows(killed), rows(spared)
     progress.remove_task(task)
-    manual = hashlib.sha256(text()).hexdigest()
     return {
-        "data": {"name": "Python's manual", "sha256": manual, "note": "pydoc_data.topics in the order of their names"},
+        "data": text("manual").provenance,
         "kills": sum(life.killed for life in lives),
         "kills_in_a_save": sum(life.killed and life.in_save for life in lives),
         "losses_identical": ours == theirs,

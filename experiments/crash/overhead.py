@@ -20,7 +20,7 @@ from lstm_rot.training.log import JSON_LINES
 from lstm_rot.training.run import Options, train
 
 LARGER = Trainee(hidden_size=192, layers=2, batch=16, length=32)  # 20 ms a step on two cores
-STEPS, ROUNDS, FIRST = 200, 7, 20  # the first steps, which compile, do not count
+STEPS, ROUNDS, FIRST = 120, 15, 20  # the first steps, which compile, do not count
 
 
 def main() -> None:

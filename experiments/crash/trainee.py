@@ -7,20 +7,19 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lstm_rot.models import lstm
+from experiments.data import text
+from experiments.language_model.bodies import BYTES
+from experiments.language_model.training import loss, windows
+from lstm_rot.models import language_model, lstm
 from lstm_rot.training import checkpoints, data, distributed, mesh, sharding
 from lstm_rot.training.run import Options, train
 from lstm_rot.training.step import State, init_state, make_train_step
-
-BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -86,17 +85,21 @@ class Parts(NamedTuple):
 
 def parts(config: Trainee, examples: Any = None) -> Parts:
     """Over all devices, the batch divided; `examples` are the manual's bytes, where no others are given."""
-    layout, optimizer, (init, loss) = mesh.make_mesh(), optax.adam(config.learning_rate), _model(config)
-    first = partial(init_state, init, optimizer, jax.random.key(config.seed))
-    shapes = jax.eval_shape(first)
-    everywhere = jax.tree.map(lambda _: jax.sharding.PartitionSpec(), shapes.params)
-    shardings, over_data = sharding.of_state(layout, everywhere, shapes, optimizer), sharding.batch(layout)
-    examples = examples or data.Windows(np.frombuffer(text(), np.uint8).astype(np.int32), config.length)
+    size = config.hidden_size
+    model = language_model.Config(BYTES, lstm.Config(size, size, config.layers, dropout=config.dropout))
+    layout, optimizer = mesh.make_mesh(), optax.adam(config.learning_rate)
+    first = partial(init_state, partial(language_model.init, config=model), optimizer, jax.random.key(config.seed))
+    shardings = sharding.of_state(layout, language_model.specs(model), jax.eval_shape(first), optimizer)
+    over_data = sharding.batch(layout)
+    examples = examples or windows(text("manual").train, config.length)
     plan = data.Epochs(len(examples), batch=config.batch, seed=config.seed)
     rows = data.local_rows(over_data, config.batch)
+    step = make_train_step(
+        partial(loss, model, None), optimizer, clip=1.0, shardings=shardings, batch_sharding=over_data
+    )
     return Parts(
         first=partial(first, shardings=shardings),
-        step=make_train_step(loss, optimizer, clip=1.0, shardings=shardings, batch_sharding=over_data),
+        step=step,
         batches=lambda: data.batches(examples, plan, rows=rows, threads=1, prefetch=2),
         shardings=shardings,
         batch_sharding=over_data,
@@ -108,11 +111,6 @@ def digest(state: Any) -> str:
     return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))).hexdigest()
 
 
-def text() -> bytes:
-    """Python's own manual."""
-    return "".join(topics[name] for name in sorted(topics)).encode()
-
-
 def _settings(compiled: Path, devices: int) -> None:
     """Before JAX begins: so many virtual devices, and compiled programs kept between two starts."""
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
@@ -120,27 +118,6 @@ def _settings(compiled: Path, devices: int) -> None:
     jax.config.update("jax_compilation_cache_dir", str(compiled))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def _model(config: Trainee) -> tuple[Any, Any]:
-    """init(key) -> params, and loss(params, batch, key) -> (sum over the bytes in nats, number of bytes)."""
-    stack = lstm.Config(config.hidden_size, config.hidden_size, config.layers, dropout=config.dropout)
-
-    def init(key: Any) -> dict:
-        keys = jax.random.split(key, 3)
-        return {
-            "embed": jax.random.normal(keys[0], (BYTES, config.hidden_size)),
-            "lstm": lstm.init(keys[1], stack),
-            "out": jax.random.normal(keys[2], (config.hidden_size, BYTES)) / config.hidden_size**0.5,
-        }
-
-    def loss(params: dict, batch: dict, key: Any) -> tuple[Any, Any]:
-        xs = params["embed"][batch["inputs"].T]
-        _, ys = lstm.apply(params["lstm"], xs, config=stack, key=key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(ys @ params["out"], batch["targets"].T)
-        return losses.sum(), jnp.asarray(losses.size)
-
-    return init, loss
 
 
 class _Told(checkpoints.Checkpoints):

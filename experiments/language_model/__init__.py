@@ -45,7 +45,9 @@ class Config:
     accumulate: int = 1
     """parts into which a batch is cut"""
     mesh: str = ""
-    """as in data=4,model=2; empty: all devices share the batch"""
+    """as in data=4,model=2; empty: all devices share the batch; with stage=2 the layers are a pipeline"""
+    chunks: int = 8
+    """of a pipeline: the most pieces into which a window, or a Transformer's batch, is cut"""
     cluster: str = ""
     """several processes: auto, from the cluster's own environment, or HOST:PORT,PROCESSES,NUMBER to each by hand"""
     points: int = 12

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ from lstm_rot.training import data, sharding
 from lstm_rot.training.checkpoints import Checkpoints
 from lstm_rot.training.log import JSON_LINES
 from lstm_rot.training.mesh import make_mesh
+from lstm_rot.training.pipeline import STAGE, Pipeline
 from lstm_rot.training.run import Options, train
 from lstm_rot.training.step import State, init_state, make_train_step
 
@@ -34,6 +37,7 @@ class Setup(NamedTuple):
     """All of a run but its data."""
 
     model: language_model.Config
+    pipeline: Pipeline | None  # where the mesh has stages: the body's implementation in training
     folder: Path
     identity: dict[str, Any]  # of its checkpoints
     shardings: State
@@ -55,6 +59,7 @@ def setup(config: Any, name: str, seed: int) -> Setup:
     identity |= {field: getattr(config, field) for field in kept}
     return Setup(
         model=model,
+        pipeline=Pipeline(mesh, config.chunks) if mesh.shape[STAGE] > 1 else None,
         folder=Path(config.runs) / f"{name}-{seed}",
         identity=identity,
         shardings=shardings,
@@ -65,10 +70,14 @@ def setup(config: Any, name: str, seed: int) -> Setup:
 
 
 def trained(config: Any, name: str, seed: int, text: Text) -> dict:
-    """The run's numbers. One that was stopped goes on; one that has ended begins anew."""
+    """The run's numbers. One that was stopped goes on, but not with other steps, from which its learning rate follows.
+
+    One that has ended begins anew; of another config, it is moved aside first. Raises CheckpointError, naming what
+    differs, where one that was stopped is of another config.
+    """
     run = setup(config, name, seed)
     if jax.process_index() == 0 and (run.folder / NUMBERS).exists():
-        shutil.rmtree(run.folder)
+        _make_way(run)
     multihost_utils.sync_global_devices("begun anew")
     state = trained_state(config, run, text, seed)
     rows = [json.loads(line) for line in (run.folder / JSON_LINES).read_text().splitlines()]
@@ -90,13 +99,25 @@ def trained(config: Any, name: str, seed: int, text: Text) -> dict:
     return numbers
 
 
+def _make_way(run: Setup) -> None:
+    told = run.folder / NUMBERS
+    if json.loads(told.read_text())["config"] == run.identity:
+        shutil.rmtree(run.folder)
+        return
+    aside = run.folder.with_name(
+        f"{run.folder.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(told.stat().st_mtime))}"
+    )
+    run.folder.rename(aside)
+    print(f"{run.folder} was of another config: it is {aside} now", file=sys.stderr)
+
+
 def trained_state(config: Any, run: Setup, text: Text, seed: int) -> State:
     """The state after all steps."""
     examples = windows(text.train, config.context)
     plan = data.Epochs(len(examples), batch=config.batch, seed=seed)
     batches = data.batches(examples, plan, rows=data.local_rows(run.batch_sharding, config.batch))
     step = make_train_step(
-        partial(loss, run.model),
+        partial(loss, run.model, run.pipeline),
         run.optimizer,
         accumulate=config.accumulate,
         clip=1.0,
@@ -128,9 +149,11 @@ def windows(text: bytes, context: int) -> data.Windows:
     return data.Windows(np.frombuffer(text, np.uint8).astype(np.int32), context)
 
 
-def loss(model: language_model.Config, params: Any, batch: dict, key: Any) -> tuple[Any, Any]:
+def loss(
+    model: language_model.Config, pipeline: Pipeline | None, params: Any, batch: dict, key: Any
+) -> tuple[Any, Any]:
     """What `make_train_step` asks for."""
-    return language_model.loss(params, tokens(batch), config=model, key=key)
+    return language_model.loss(params, tokens(batch), config=model, key=key, implementation=pipeline)
 
 
 def tokens(batch: dict) -> Any:

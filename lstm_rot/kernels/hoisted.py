@@ -176,16 +176,28 @@ def _place(x: Any, leaves: list) -> int | None:
 def _block_length(steps: int, uses: list[Use]) -> int:
     """Cells in a block: enough rows for products at full speed, then as many as the cache holds, but about an eighth of
     a long line at most, so that a block's memory is small beside what is kept of every cell.
+
+    Cache and rows are those of one device of the mesh in scope, where there is one, as in `training.make_train_step`.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    rows, size = (512, 2 << 20) if on_cpu else (8192, 64 << 20)
+    platform, share = _devices()
+    rows, size = (512, 2 << 20) if platform == "cpu" else (8192, 64 << 20)
     of_step = sum(use.y.size * use.y.dtype.itemsize for use in uses if use.below is not None) or 1
-    target = max(ceil(rows / max((prod(use.x.shape[:-1]) or 1 for use in uses), default=1)), size // of_step)
+    of_rows = max((prod(use.x.shape[:-1]) or 1 for use in uses), default=1)
+    target = max(ceil(rows * share / of_rows), size * share // of_step)
     target = min(target, max(ceil(steps / 8), 16))
     if target >= steps:
         return steps
     divisors = [n for n in range(ceil(target / 2), min(2 * target, steps) + 1) if steps % n == 0]
     return min(divisors, key=lambda n: abs(n - target), default=ceil(steps / ceil(steps / target)))
+
+
+def _devices() -> tuple[str, int]:
+    """The platform that is compiled for, and over how many devices the compiler spreads a batch."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.abstract_device is None:
+        return jax.default_backend(), 1
+    shares = [mesh.shape[name] for name in mesh.axis_names if name == "data" and name not in mesh.manual_axes]
+    return mesh.abstract_device.platform, prod(shares)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,19 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dtypes:
-    """The dtypes of a model, by name.
+    """The dtypes of a model: given by name or as jnp.bfloat16 and the like, kept by name.
 
     param_dtype: of the weights. compute_dtype: of the products and of what cells hand on; None is param_dtype.
     stream_dtype: of the streams and the pointwise arithmetic; None is compute_dtype, but at least float32.
     """
 
-    param_dtype: str = "float32"
-    compute_dtype: str | None = None
-    stream_dtype: str | None = None
+    param_dtype: DTypeLike = "float32"
+    compute_dtype: DTypeLike | None = None
+    stream_dtype: DTypeLike | None = None
 
     def __post_init__(self):
         for field in ("param_dtype", "compute_dtype", "stream_dtype"):
@@ -34,6 +35,7 @@ class Dtypes:
                 raise ValueError(
                     f"{field}={name!r}: name a floating dtype: 'bfloat16', 'float16', 'float32' or 'float64'"
                 )
+            object.__setattr__(self, field, jnp.dtype(name).name)
             if jnp.dtype(name) == jnp.float64 and not jax.config.jax_enable_x64:  # pyright: ignore
                 raise ValueError(f"{field}='float64' needs jax.config.update('jax_enable_x64', True) at the start")
 

@@ -19,6 +19,7 @@ from lstm_rot.schedules import Schedule, Sequential
 
 BODIES: dict[type, Any] = {module.Config: module for module in (lstm, gru, rnn, highway, transformer)}
 BLOCK = 1 << 25  # logits
+Implementation = recurrent.Implementation | recurrent.Spread | None
 
 P: Any = PartitionSpec  # stands where the weights stand
 
@@ -90,23 +91,25 @@ def apply(
     carry: Any = None,
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
+    implementation: Implementation = None,
 ) -> tuple[Any, Float[Array, "T B V"]]:
     """Reads T words and returns the carry and the logits of the next ones, jitted; with a carry the words continue it.
 
-    The carry is None for a Transformer that was given none. key: the body's dropout draws from it. Raises ValueError,
-    before any compilation, for wrong ranks and dtypes, words outside 0..V-1 (seen where they are not traced), params or
-    a carry of another config, and a cache without room.
+    The carry is None for a Transformer that was given none. key: the body's dropout draws from it. implementation: the
+    body's; a `training.pipeline.Pipeline` serves all bodies. Raises ValueError, before any compilation, for wrong ranks
+    and dtypes, words outside 0..V-1 (seen where they are not traced), params or a carry of another config, and a cache
+    without room.
     """
     _check(params, tokens, config, "T B")
     if carry is not None:  # its errors come here, for within jit its values are not seen
         x = jax.ShapeDtypeStruct((*jnp.shape(tokens), config.body.input_size), config.body.compute)
         jax.eval_shape(lambda x, p: config.model.apply(p, x, config=config.body, carry=carry), x, params.body)
-    return _apply(params, tokens, carry, key, config=config, schedule=schedule)
+    return _apply(params, tokens, carry, key, config=config, schedule=schedule, implementation=implementation)
 
 
-@partial(jax.jit, static_argnames=("config", "schedule"))
-def _apply(params: Params, tokens: Any, carry: Any, key: Any, *, config: Config, schedule: Schedule) -> Any:
-    carry, hs = _features(params, tokens, carry, key, config, schedule)
+@partial(jax.jit, static_argnames=("config", "schedule", "implementation"))
+def _apply(params: Params, tokens: Any, carry: Any, key: Any, *, config: Config, **how: Any) -> Any:
+    carry, hs = _features(params, tokens, carry, key, config, **how)
     return carry, hs @ params.out.astype(hs.dtype)
 
 
@@ -117,26 +120,28 @@ def losses(
     config: Config,
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
+    implementation: Implementation = None,
     block: int = BLOCK,
 ) -> Float[Array, "B N-1"]:
     """-log p(word t + 1 | words 0 to t) in nats, float32 at least, jitted: examples first, as batches are.
 
-    key: the body's dropout draws from it. block: about how many logits are computed at once, on all devices together:
-    as many times more on a mesh, for the gradient of `out` is summed over `data` once a block. Raises ValueError as
-    `apply` does, for examples of fewer than two words, and a block below 1.
+    key: the body's dropout draws from it. implementation: the body's, as in `apply`. block: about how many logits are
+    computed at once, on all devices together: as many times more on a mesh, for the gradient of `out` is summed over
+    `data` once a block. Raises ValueError as `apply` does, for examples of fewer than two words, and a block below 1.
     """
     _check(params, tokens, config, "B N")
     if jnp.shape(tokens)[1] < 2:
         raise ValueError(f"tokens has shape {jnp.shape(tokens)}: an example is at least two words, one to be predicted")
     if block < 1:
         raise ValueError(f"block={block}: compute at least one logit at once")
-    return _losses(params, tokens, key, config=config, schedule=schedule, block=block)
+    how = {"schedule": schedule, "implementation": implementation}
+    return _losses(params, tokens, key, config=config, block=block, **how)
 
 
-@partial(jax.jit, static_argnames=("config", "schedule", "block"))
-def _losses(params: Params, tokens: Any, key: Any, *, config: Config, schedule: Schedule, block: int) -> jax.Array:
+@partial(jax.jit, static_argnames=("config", "block", "schedule", "implementation"))
+def _losses(params: Params, tokens: Any, key: Any, *, config: Config, block: int, **how: Any) -> jax.Array:
     words = tokens.T.astype("int32")
-    _, hs = _features(params, words[:-1], None, key, config, schedule)
+    _, hs = _features(params, words[:-1], None, key, config, **how)
     out = params.out.astype(hs.dtype)
     wide = hs.dtype if jnp.finfo(hs.dtype).bits > 32 else jnp.float32
 
@@ -159,10 +164,12 @@ def loss(
     config: Config,
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
+    implementation: Implementation = None,
     block: int = BLOCK,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """The sum of `losses` in nats, and their number: what `training.make_train_step` asks for."""
-    each = losses(params, tokens, config=config, key=key, schedule=schedule, block=block)
+    how: dict = {"schedule": schedule, "implementation": implementation}
+    each = losses(params, tokens, config=config, key=key, block=block, **how)
     return each.sum(), jnp.asarray(each.size, "int32")
 
 
@@ -199,27 +206,24 @@ def _generate(params: Params, prompt: Any, key: Any, temperature: Any, *, config
 
     def step(flow: tuple[Any, Any], key: Any) -> tuple[Any, jax.Array]:
         carry, word = flow
-        carry, logits = _apply(params, word[None], carry, None, config=config, schedule=Sequential())
+        carry, logits = _apply(params, word[None], carry, None, config=config)
         word = draw(logits[0], key)
         return (carry, word), word
 
     keys = jax.random.split(key, length)
     room = zeros(config, batch, steps + length)
-    carry, logits = _apply(params, prompt, room, None, config=config, schedule=Sequential())
+    carry, logits = _apply(params, prompt, room, None, config=config)
     first = draw(logits[-1], keys[0])
     _, words = jax.lax.scan(step, (carry, first), keys[1:])
     return jnp.concatenate([first[None], words])
 
 
-def _features(
-    params: Params, tokens: Any, carry: Any, key: Any, config: Config, schedule: Schedule
-) -> tuple[Any, jax.Array]:
+def _features(params: Params, tokens: Any, carry: Any, key: Any, config: Config, **how: Any) -> tuple[Any, jax.Array]:
     """The carry, and what the softmax reads: [T, B, H] in the compute dtype."""
     x = params.embed[tokens].astype(config.body.compute)
-    how: dict = {"config": config.body, "carry": carry, "schedule": schedule}
     if not isinstance(config.body, transformer.Config):
         how["key"] = key
-    return config.model.apply(params.body, x, **how)
+    return config.model.apply(params.body, x, config=config.body, carry=carry, **how)
 
 
 def _check(params: Params, tokens: Any, config: Config, shape: str) -> None:

@@ -158,7 +158,7 @@ def apply(
     key: PRNGKeyArray | None = None,
     start: int | Int[Array, ""] = 0,
     schedule: Schedule = Sequential(),
-    implementation: recurrent.Implementation | None = None,
+    implementation: recurrent.Implementation | recurrent.Spread | None = None,
 ) -> tuple[Carry, Float[Array, "T B P"]]:
     """Runs the stack, jitted, and returns the carry after the last step and the top layer's outputs.
 
@@ -171,7 +171,8 @@ def apply(
     and its own start given to every chunk, two chunks equal one run with dropout too.
 
     implementation: None, the fastest that serves, or "reference", "hoisted", "wavefront"; `lstm_rot.explain` says
-    which and why. The hoisted one has gradients, and derivatives of them, but no `jax.jvp` of its own.
+    which and why. The hoisted one has gradients, and derivatives of them, but no `jax.jvp` of its own. Or a
+    `training.pipeline.Pipeline`, which spreads the layers (those of one width) over devices.
 
     Raises ValueError, before any compilation, for wrong ranks, widths, dtypes, params or a carry of another config,
     for lengths outside 0..T (seen where they are not traced), and for an implementation that cannot serve.

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from lstm_rot.branches import noise
@@ -24,6 +24,7 @@ from lstm_rot.schedules import Checkpointed, Schedule, Sequential
 from lstm_rot.wavefront import wavefront
 
 Implementation = Literal["reference", "hoisted", "wavefront"]
+Spread = Callable[..., Cell]  # (grid, time=, specs=) -> the grid over devices, as `training.pipeline.Pipeline`
 STEPS = Axis("left", tied=(True, noise.TIED))  # of p = (weights, masks): the weights are shared, most masks are not
 
 
@@ -81,6 +82,12 @@ class Noise(NamedTuple):
     dropout: Bool[Array, "T B D"] | None = None
     variational: Float[Array, "B D"] | None = None
     cells: noise.Masks = noise.Masks()
+
+
+# Of p = (weights, number of the layer, Noise): what is the same at every step; and how it lies over a mesh.
+TIED: Any = (True, True, Noise(dropout=False, variational=True, cells=noise.TIED))  # pyright: ignore
+FLOWS = P("stage", "data"), P(None, "data")  # left and below
+SPECS = P("stage"), P("stage"), jax.tree.map(lambda tied: P("stage", *[None] * (not tied), "data"), TIED[2])
 
 
 class Kind(NamedTuple):
@@ -149,10 +156,10 @@ def specs(kind: Kind, config: Config) -> tuple:
     """How the params lie over a mesh: layers over `stage`, hidden sizes over `model`, gates and inputs nowhere."""
     lead = "stage", *[None] * (len(config.layer_axes) - 1)
 
-    def of(path: Any, leaf: Any) -> PartitionSpec:
+    def of(path: Any, leaf: Any) -> P:
         axes: list = [*lead, *[None] * (leaf.ndim - len(lead))]
         axes[-2 if getattr(path[-1], "name", None) == "wp" else -1] = "model"  # a projection's rows are hidden units
-        return PartitionSpec(*axes)
+        return P(*axes)
 
     return jax.tree_util.tree_map_with_path(of, shapes(kind, config, 1)[0])
 
@@ -208,10 +215,13 @@ def apply(
     key: Any,
     start: Any,
     schedule: Schedule,
-    implementation: Implementation | None,
+    implementation: Implementation | Spread | None,
 ) -> tuple[Any, jax.Array]:
     """Checks, then runs the jitted stack."""
-    implementation = _pick(implementation, config, schedule)
+    spread = implementation if callable(implementation) else None
+    if spread is not None and (reason := _refusal("wavefront", config, schedule)):
+        raise ValueError(f"implementation={spread!r} cannot serve: {reason}; None picks one that can")
+    named = _pick(None if callable(implementation) else implementation, config, schedule)
     checks.floats("xs", xs, "T B D", config.input_size, config_field="config.input_size")
     steps, batch, _ = jnp.shape(xs)
     lengths = np.array(lengths, np.int32 if not lengths else None) if isinstance(lengths, list | tuple) else lengths
@@ -222,9 +232,8 @@ def apply(
         checks.like("carry", carry, expected_carry)
     checks.key_in(key)
     checks.step_number("start", start)
-    return _apply(
-        kind, params, xs, lengths, carry, key, start, config=config, schedule=schedule, implementation=implementation
-    )
+    how = {"schedule": schedule, "implementation": named, "spread": spread}
+    return _apply(kind, params, xs, lengths, carry, key, start, config=config, **how)
 
 
 @lru_cache
@@ -232,7 +241,7 @@ def shapes(kind: Kind, config: Config, batch: int) -> tuple[Any, Any]:
     return jax.eval_shape(lambda: (init(kind, jax.random.key(0), config), kind.zeros(config, batch)))
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("config", "schedule", "implementation"))
+@partial(jax.jit, static_argnums=0, static_argnames=("config", "schedule", "implementation", "spread"))
 def _apply(
     kind: Kind,
     params: Any,
@@ -245,6 +254,7 @@ def _apply(
     config: Config,
     schedule: Schedule,
     implementation: Implementation,
+    spread: Spread | None,
 ) -> tuple[Any, jax.Array]:
     stream, memory = kind.flows(kind.zeros(config, xs.shape[1]) if carry is None else carry)
     left = stream.astype(config.stream), jax.tree.map(lambda leaf: leaf.astype(config.compute), memory)
@@ -253,7 +263,7 @@ def _apply(
         valid = jnp.arange(len(xs), dtype="int32")[:, None] < lengths.astype("int32")
         # Before any product: what stands in the padding, NaN too, must not reach dW.
         x = jnp.where(valid[..., None], x, 0)
-    stack = _Stack(kind, config, implementation, schedule, key, start, lengths)
+    stack = _Stack(kind, config, implementation, spread, schedule, key, start, lengths)
     rights, first, x = [], 0, (x, valid)
     for p, (_, layers) in zip(config.cast(params), config.runs, strict=True):
         run = jax.tree.map(lambda leaf, a=first, b=first + layers: leaf[a:b], left)
@@ -270,6 +280,7 @@ class _Stack(NamedTuple):
     kind: Kind
     config: Config
     implementation: Implementation
+    spread: Spread | None
     schedule: Schedule
     key: Any
     start: Any
@@ -280,8 +291,12 @@ class _Stack(NamedTuple):
         layers = jax.tree.leaves(p)[0].shape[0]
         numbers = jnp.arange(first, first + layers, dtype="int32")
         if layers > 1:
-            line = self.diagonal if self.implementation == "wavefront" else scan(self.layer, DEPTH)
-            return line((p, numbers), left, x)
+            if self.spread is not None:
+                run = self.spread(scan(self.along_time, DEPTH), time=Axis("left", TIED), specs=(SPECS, *FLOWS))
+                return run(self.with_noise(p, numbers, x), left, x)
+            if self.implementation == "wavefront":
+                return self.diagonal(self.with_noise(p, numbers, x), left, x)
+            return scan(self.layer, DEPTH)((p, numbers), left, x)
         # Alone, for what it hands on may be wider than what enters.
         right, x = self.layer(_at(0, (p, numbers)), _at(0, left), x)
         return jax.tree.map(lambda leaf: leaf[None], right), x
@@ -302,27 +317,29 @@ class _Stack(NamedTuple):
     ) -> tuple[Right, jax.Array]:
         """One layer in one direction; way 1 reads from each sequence's end."""
         x = flipped(x, self.lengths) if way else x
-        drawn = self.drawn(number, way, x.shape)
-        make = hoisted if self.implementation == "hoisted" else scan
-        run = make(self.cell(), STEPS, schedule=self.schedule)
-        right, y = run((weights, drawn.cells), left, (self.entering(drawn, number, x), valid))
+        right, (y, _) = self.along_time((weights, number, self.drawn(number, way, x.shape)), left, (x, valid))
         return right, flipped(y, self.lengths) if way else y
+
+    def along_time(self, p: Params, left: Left, below: Below) -> tuple[Right, Above]:
+        """One layer's line along TIME, its noise given: a cell along DEPTH that closes over no array."""
+        make = hoisted if self.implementation == "hoisted" else scan
+        return self.given_noise(make(self.cell(), STEPS, schedule=self.schedule), p, left, below)
 
     def diagonal(self, p: Params, left: Left, below: Below) -> tuple[Right, Above]:
         """A run of layers along its anti-diagonal."""
-        weights, numbers = p
-        step = self.cell()
+        cell = partial(self.given_noise, self.cell())
+        return wavefront(cell, time=Axis("left", TIED), depth=DEPTH, schedule=self.schedule)(p, left, below)
 
-        def cell(p: Params, left: Left, below: Below) -> tuple[Right, Above]:
-            weights, number, drawn = p
-            x, valid = below
-            right, y = step((weights, drawn.cells), left, (self.entering(drawn, number, x), valid))
-            return right, (y, valid)
+    def with_noise(self, weights: Params, numbers: Any, below: Below) -> Params:
+        """p of a run of layers whose order is not that of the layers: with what is drawn for all of them."""
+        return weights, numbers, jax.vmap(lambda number: self.drawn(number, 0, below[0].shape))(numbers)
 
-        drawn = jax.vmap(lambda number: self.drawn(number, 0, below[0].shape))(numbers)
-        tied = True, True, Noise(dropout=False, variational=True, cells=noise.TIED)  # pyright: ignore
-        time = Axis("left", tied)
-        return wavefront(cell, time=time, depth=DEPTH, schedule=self.schedule)((weights, numbers, drawn), left, below)
+    def given_noise(self, run: Cell, p: Params, left: Left, below: Below) -> tuple[Right, Above]:
+        """A layer's cell, or its line, for p = (weights, number of the layer, Noise)."""
+        weights, number, drawn = p
+        x, valid = below
+        right, y = run((weights, drawn.cells), left, (self.entering(drawn, number, x), valid))
+        return right, (y, valid)
 
     def cell(self) -> Cell:
         return masked(residual(self.kind.branch(self.config, self.implementation != "reference", self.key is not None)))

@@ -5,6 +5,7 @@ a prompt of any length or a single position continues it. Depth inside time is c
 prefill.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lstm_rot.branches import attention, mlp
 from lstm_rot.branches.common import layer_norm
-from lstm_rot.core import DEPTH, chain, residual, scan, turn
+from lstm_rot.core import DEPTH, Cell, chain, residual, scan, turn
 from lstm_rot.models import checks
 from lstm_rot.schedules import Schedule, Sequential
 
@@ -124,20 +125,26 @@ def apply(
     config: Config,
     carry: Carry | None = None,
     schedule: Schedule = Sequential(),
+    implementation: Callable[..., Cell] | None = None,
 ) -> tuple[Carry | None, Float[Array, "T B H"]]:
     """Runs the Transformer, jitted, on T positions, to which it adds sinusoids; returns the carry (None without one)
     and the last stream, normalised, in the compute dtype.
 
     With a carry (`zeros`, or what the last call returned) the positions continue it: chunks of any sizes equal one run.
 
+    implementation: None, or a `training.pipeline.Pipeline`, which spreads the layers over devices; what it cuts is the
+    batch, and with a carry the positions.
+
     Raises ValueError, before any compilation, for wrong ranks, widths and dtypes, params or a carry of another config,
-    and a carry without room for the positions (values are seen where they are not traced).
+    a carry without room for the positions (values are seen where they are not traced), and another implementation.
     """
     checks.floats("xs", xs, "T B H", config.hidden_size, config_field="config.hidden_size")
     checks.like("params", params, _shapes(config))
     if carry is not None:
         _check_carry(carry, config, *jnp.shape(xs)[:2])
-    return _apply(params, xs, carry, config=config, schedule=schedule)
+    if not (implementation is None or callable(implementation)):
+        raise ValueError(f"implementation={implementation!r}: give None, or a training.pipeline.Pipeline")
+    return _apply(params, xs, carry, config=config, schedule=schedule, implementation=implementation)
 
 
 def _check_carry(carry: Carry, config: Config, steps: int, batch: int) -> None:
@@ -160,12 +167,20 @@ def _shapes(config: Config) -> Params:
 layer = chain(turn(residual(attention.attention)), turn(residual(mlp.mlp)))  # left: (cache, None); below: (x, ())
 
 
-@partial(jax.jit, static_argnames=("config", "schedule"))
-def _apply(params: Params, xs: Any, carry: Carry | None, *, config: Config, schedule: Schedule) -> Any:
+@partial(jax.jit, static_argnames=("config", "schedule", "implementation"))
+def _apply(
+    params: Params, xs: Any, carry: Carry | None, *, config: Config, schedule: Schedule, implementation: Any
+) -> Any:
     params = config.cast(params)
     first = 0 if carry is None else carry.length[0]
     x = xs.astype(config.stream) + sinusoids(first + jnp.arange(len(xs), dtype="int32"), config)[:, None]
-    (carry, _), (x, _) = scan(layer, DEPTH, schedule=schedule)(params.layers, (carry, None), (x, ()))
+    run = scan(layer, DEPTH, schedule=schedule)
+    if implementation is not None:
+        rows = P("stage", None, "data")
+        flows = P("stage") if carry is None else attention.Cache(k=rows, v=rows, length=P("stage"))
+        specs = P("stage"), (flows, None), P(None, "data")
+        run = implementation(run, axis=1 if carry is None else 0, specs=specs)
+    (carry, _), (x, _) = run(params.layers, (carry, None), (x, ()))
     return carry, layer_norm(x, params.scale).astype(config.compute)
 
 

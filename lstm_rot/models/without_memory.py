@@ -37,7 +37,7 @@ def functions(kind: recurrent.Kind) -> Functions:
         key: PRNGKeyArray | None = None,
         start: int | Int[Array, ""] = 0,
         schedule: Schedule = Sequential(),
-        implementation: recurrent.Implementation | None = None,
+        implementation: recurrent.Implementation | recurrent.Spread | None = None,
     ) -> tuple[recurrent.Hidden, Float[Array, "T B H"]]:
         """Runs the stack, jitted; the options and errors as in `models.lstm.apply`."""
         return recurrent.apply(

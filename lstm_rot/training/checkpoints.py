@@ -2,7 +2,7 @@
 
     <folder>/<step>/state/        the arrays, in Orbax's format
                     about/        JSON: config, versions, the data's position, metrics, the shapes in the state
-                    digests.json  size and SHA-256 of each file, written last, before the folder gets its name
+                    digests.json  size and CRC-32 of each file, written last, before the folder gets its name
     <folder>/<step>.damaged/      one that failed the check, moved aside and left to you
 
 A folder <step> is whole or is not there, whenever a process dies. What is altered later the digests tell: Orbax alone
@@ -10,13 +10,9 @@ would restore an altered array without a word.
 """
 
 import dataclasses
-import hashlib
 import json
-import os
 import platform
-import re
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -28,13 +24,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
+from orbax.checkpoint.type_handlers import ArrayHandler, create_type_handler_registry
 
+from lstm_rot.training.files import CheckpointError, difference, newest_whole, read_about, refuse, steps, write_digests
+
+# Without files about shardings and layouts: what is restored is told both. Nor compression: weights become no smaller.
+ARRAYS = create_type_handler_registry(
+    (jax.Array, ArrayHandler(array_metadata_store=None, enable_write_sharding_file=False))
+)
 PACKAGES = "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "lstm_rot"
-DIGESTS = "digests.json"
-
-
-class CheckpointError(Exception):
-    """Nothing was saved, restored or overwritten; the message says why and what to do."""
 
 
 class Restored(NamedTuple):
@@ -64,9 +62,9 @@ class Checkpoints:
         self._folder, self._best = Path(folder).absolute(), best
         self._config = _plain("config", dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config)  # pyright: ignore
         self._versions = _versions()
-        self._found = _agreed(lambda: _newest_whole(self._folder, self._config))
+        self._found = _agreed(lambda: newest_whole(self._folder, self._config))
         self._last: int | None = None  # the step saved or restored last
-        self._scores = {step: _score(self._folder / str(step), best) for step in _steps(self._folder)}
+        self._scores = {step: _score(self._folder / str(step), best) for step in steps(self._folder)}
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -74,7 +72,7 @@ class Checkpoints:
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
             item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(use_compression=False),  # weights do not become smaller
+                "state": ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=ARRAYS),
                 "about": ocp.JsonCheckpointHandler(),
             },
         )
@@ -120,8 +118,8 @@ class Checkpoints:
         if self._found is None:
             return None
         folder = self._folder / str(self._found)
-        about = _about(folder)
-        _refuse(folder, _difference("state", about["state"], _leaves(like)))
+        about = read_about(folder)
+        refuse(folder, difference("state", about["state"], _leaves(like)))
         like = _placed(like)
         arrays = ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
         state = self._manager.restore(self._found, args=ocp.args.Composite(state=arrays))["state"]
@@ -150,7 +148,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            whole = max((there for there in _steps(self._folder) if there != step), default=None)
+            whole = max((there for there in steps(self._folder) if there != step), default=None)
             raise CheckpointError(
                 f"step {step} was not saved to {self._folder}, {shutil.disk_usage(self._folder).free:,} bytes free: "
                 f"{str(error)[:500]}; "
@@ -159,11 +157,8 @@ class Checkpoints:
 
     def _write_digests(self) -> None:
         """Called on the first process, when the files of all are written and the folder has not got its name."""
-        (folder,) = self._folder.glob(f"{self._saving}{ocp.utils.TMP_DIR_SUFFIX}*")
-        with (folder / DIGESTS).open("w") as file:
-            json.dump({str(path.relative_to(folder)): _digest(path) for path in _files(folder)}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        (unnamed,) = self._folder.glob(f"{self._saving}{ocp.utils.TMP_DIR_SUFFIX}*")
+        write_digests(unnamed)
 
 
 @dataclasses.dataclass
@@ -182,100 +177,10 @@ class _LastAndBest:
         return [step in kept for step in steps]
 
 
-def _newest_whole(folder: Path, config: Any) -> int | None:
-    """The step of the newest whole checkpoint, once damaged ones after it are moved aside; None of an empty folder.
-
-    What saves that were cut off have left is removed.
-    """
-    _check_folder(folder)
-    damaged, step = {}, None
-    for step in reversed(_steps(folder)):
-        problem = _problem(folder / str(step))
-        if problem is None:
-            break
-        damaged[step] = problem
-    else:
-        if damaged:
-            all_of_them = "; ".join(f"{step}: {problem}" for step, problem in damaged.items())
-            raise CheckpointError(
-                f"no checkpoint in {folder} is whole ({all_of_them}): to start anew, choose a new folder"
-            )
-    if step is not None:
-        _refuse(folder / str(step), _difference("config", _about(folder / str(step))["config"], config))
-    for half in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
-        shutil.rmtree(half)
-    for bad, problem in damaged.items():
-        aside = _aside(folder / str(bad))
-        (folder / str(bad)).rename(aside)
-        warnings.warn(f"{folder / str(bad)}: {problem}; moved to {aside.name}, going on from {step}", stacklevel=4)
-    return step
-
-
-def _check_folder(folder: Path) -> None:
-    """Makes the folder. Raises CheckpointError if it cannot be written, or holds something other than checkpoints."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-        names = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise CheckpointError(f"cannot write checkpoints to {folder} ({error}): choose another folder") from error
-    ours = re.compile(rf"(0|[1-9]\d*)(\.damaged(-\d+)?|{re.escape(ocp.utils.TMP_DIR_SUFFIX)}.*)?|\..*")
-    for name in names:
-        if not ours.fullmatch(name):
-            raise CheckpointError(f"{folder} holds {name!r}, which is no checkpoint: choose a folder of their own")
-
-
-def _steps(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.iterdir() if re.fullmatch(r"0|[1-9]\d*", path.name))
-
-
-def _aside(folder: Path) -> Path:
-    """<step>.damaged, or the first <step>.damaged-<n> that is free."""
-    number, aside = 1, folder.with_name(f"{folder.name}.damaged")
-    while aside.exists():
-        number += 1
-        aside = folder.with_name(f"{folder.name}.damaged-{number}")
-    return aside
-
-
-def _files(folder: Path) -> list[Path]:
-    """Of the items, in their folders; what lies beside these is Orbax's own note of when it was written."""
-    return sorted(path for path in folder.glob("*/**/*") if path.is_file())
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _problem(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, naming the file; None if nothing is."""
-    try:
-        digests = json.loads((folder / DIGESTS).read_text("utf-8"))
-        for name, expected in digests.items():
-            size = (folder / name).stat().st_size
-            if size != expected["bytes"]:
-                return f"{name} has {size} bytes of {expected['bytes']}"
-            if _digest(folder / name) != expected:
-                return f"{name} was altered"
-    except OSError as error:
-        return f"{error.filename and Path(error.filename).relative_to(folder)} cannot be read ({error.strerror})"
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return f"{DIGESTS} was altered"
-    return None
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "about" / "metadata").read_text("utf-8"))
-
-
 def _score(folder: Path, best: str | None) -> float | None:
     """The metric by which the best is kept; None if an older checkpoint has none, or cannot be read."""
     try:
-        return _about(folder)["metrics"].get(best)
+        return read_about(folder)["metrics"].get(best)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -322,26 +227,6 @@ def _placed(like: Any) -> Any:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here),
         like,
     )
-
-
-def _difference(path: str, there: Any, here: Any) -> str | None:
-    """The first entry in which two trees of plain values differ, in words."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for name in [*here, *(name for name in there if name not in here)]:
-            found = _difference(
-                f"{path}{name if name.startswith(('.', '[')) else '.' + name}", there.get(name), here.get(name)
-            )
-            if found:
-                return found
-        return None
-    return None if there == here else f"{path} is {there!r} there, {here!r} here"
-
-
-def _refuse(folder: Path, difference: str | None) -> None:
-    if difference is not None:
-        raise CheckpointError(
-            f"{folder} is of another config, {difference}: give what it was made with, or choose a new folder"
-        )
 
 
 def _versions() -> dict[str, str | None]:

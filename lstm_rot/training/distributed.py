@@ -45,8 +45,8 @@ def connect(processes: Processes) -> None:
     """Connects this process with the others, by `jax.distributed`, before anything else is asked of JAX.
 
     Does nothing where there is one process alone: none given, and no cluster found. From then on `jax.devices()` are
-    those of all processes, and a process that dies ends the others, within `heartbeat_timeout`; where it was the first,
-    JAX calls it the leader. Where not all come within `connect_timeout`, says so and ends with status 75.
+    those of all processes, and a process that dies ends the others, within `heartbeat_timeout`. Where not all come
+    within `connect_timeout`, says so and ends with status 75.
 
     Raises RuntimeError where JAX has begun already.
     """

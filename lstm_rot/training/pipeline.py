@@ -89,6 +89,20 @@ def pipeline(
 
 
 @dataclass(frozen=True)
+class Pipeline:
+    """`pipeline` as the `implementation` of a model's equal layers: `models.lstm.apply(..., implementation=Pipeline(
+    mesh, chunks=16))`. The model says what is cut, and how its arrays lie over the mesh.
+    """
+
+    mesh: Mesh
+    chunks: int
+    """the most pieces into which time is cut, or of a Transformer the batch"""
+
+    def __call__(self, grid: Cell, **options: Any) -> Cell:
+        return pipeline(grid, self.mesh, chunks=self.chunks, **options)
+
+
+@dataclass(frozen=True)
 class _Stage:
     """What each device does: M + S - 1 ticks, at each of them a chunk or nothing, then one step to the next device."""
 

@@ -198,7 +198,9 @@ class _Run:
         patience = self.options.patience if shapes in self.shapes else self.options.long_patience
         self.shapes.add(shapes)
         self.dog.begins(watchdog.STEP, step, patience)
-        self.state, metrics = self.advance(self.state, data.to_devices(batch, self.batch_sharding))
+        # A process alone has whole batches, which `jit` itself puts where they belong, in a tenth of the time.
+        whole = batch if jax.process_count() == 1 else data.to_devices(batch, self.batch_sharding)
+        self.state, metrics = self.advance(self.state, whole)
         self.pending.append(_Pending(step, metrics, batch, position, patience))
         self.step = step
 

@@ -91,6 +91,12 @@ def make_train_step(
 
     def step(state: State, batch: Any) -> tuple[State, dict]:
         _check(batch, accumulate, batch_sharding)
+        if shardings is None:
+            return next_state(state, batch)
+        with jax.sharding.use_abstract_mesh(shardings.step.mesh.abstract_mesh):  # for kernels: what is compiled for
+            return next_state(state, batch)
+
+    def next_state(state: State, batch: Any) -> tuple[State, dict]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         total, items, statistics, gradient = _gradient(loss_fn, accumulate, state.params, batch, key)
         count = jnp.maximum(items, 1)  # a batch of nothing but padding has loss 0

@@ -1,8 +1,10 @@
 """A process that waits too long says for what, and which process keeps all waiting, and ends."""
 
+import ctypes
 import faulthandler
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -52,7 +54,9 @@ class Watchdog:
     """A thread that ends the process, with status 75, when one thing takes longer than its patience.
 
     The processes of a run tell one another where they are by small files in the run's folder, which they share. Each
-    watches the next, and says when that falls silent. It is JAX's heartbeats that then end the process.
+    watches the next, and says when that falls silent. It is JAX that then ends the process: where another has missed
+    its heartbeats, and at once where process 0 is gone, which counts them. It does so by `abort`, in a thread of its
+    own, which is held up here until a silence can show.
     """
 
     EVERY = 1.0  # seconds between two looks
@@ -64,15 +68,20 @@ class Watchdog:
         self._began = 0.0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        # By ctypes, for a handler of Python's own runs in the main thread alone, which JAX keeps waiting.
+        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: self.explain_error())
 
     def __enter__(self) -> "Watchdog":
         if self.processes > 1:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._began = self._tell()
+            ctypes.CDLL(None).signal(signal.SIGABRT, self._on_abort)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.processes > 1:
+            ctypes.CDLL(None).signal(signal.SIGABRT, None)  # SIG_DFL
         self._end.set()
         self._thread.join()
 
