@@ -55,16 +55,14 @@ def run(config: Config, progress: Progress) -> dict:
 
 
 def table(measurements: dict) -> dict:
-    columns = ["along", "net", "layers or steps", "mean response", "of all 3x3 layers", "largest |E[x_l - x_end]|"]
+    columns = ["along", "net", "layers or steps", "mean response of adds", "of all 3x3 layers"]
+    columns += ["largest |E(x_l - x_end)|", "unit by unit", "greatest distance"]
     rows = []
     for row in measurements["rows"]:
-        layers = spread(np.mean(row["layers"], axis=1)) if "layers" in row else "-"
-        largest, by_unit, first = (np.max(np.abs(row[name]), axis=1) for name in ("difference", "by_unit", "distance"))
-        rows.append(
-            [row["axis"], row["kind"], row["size"], spread(np.mean(row["response"], axis=1)), layers]
-            + [spread(largest), spread(by_unit), spread(first)]
-        )
-    return {"columns": [*columns, "unit by unit", "greatest distance"], "rows": rows}
+        means = [spread(np.mean(row[name], axis=1)) if name in row else "-" for name in ("response", "layers")]
+        largest = [spread(np.abs(row[name]).max(1)) for name in ("difference", "by_unit", "distance")]
+        rows.append([row["axis"], row["kind"], row["size"], *means, *largest])
+    return {"columns": columns, "rows": rows}
 
 
 EXPERIMENT = Experiment(

@@ -70,9 +70,9 @@ def estimation(measurements: dict) -> Finding:
         f"residual nets, in each of the three stages, largest |E[x_l - x_end]| in deviations of x_end, and median "
         f"||x_l - x_end|| / ||x_end|| from the first estimate to the one before the last: {said or '-'}",
         verdict,
-        f"of residual nets of {LEAST_DEPTH} layers or more, x_l what block l hands on, x_end what the last of its stage "
-        f"does; reproduced if in every stage |E[x_l - x_end]| over the seeds, its standard deviation added, stays within "
-        f"{SMALL} deviations of x_end, and the mean over the seeds of the median distance falls at every block; "
+        f"of residual nets of {LEAST_DEPTH} layers or more, x_l what block l hands on, x_end what the last of its "
+        "stage does; reproduced if in every stage |E[x_l - x_end]| over the seeds, its standard deviation added, stays "
+        f"within {SMALL} deviations of x_end, and the mean over the seeds of the median distance falls at every block; "
         f"contradicted if the difference is somewhere above {SMALL} with the standard deviation taken away, or the "
         f"distance somewhere rises beyond the seeds' spread; else, or with fewer than {SEEDS} seeds, inconclusive",
     )

@@ -73,13 +73,21 @@ class Heard(NamedTuple):
         return x, x.std()
 
 
-def layers(net: nets.Net, x: Float[Array, "B P P C"]) -> Float[Array, "6n+1"]:
+def _is_norm(leaf: Any) -> bool:
+    return isinstance(leaf, conv.BatchNorm)
+
+
+def _heard(leaf: Any) -> Any:
+    return Heard(leaf) if _is_norm(leaf) else leaf
+
+
+def layers(net: nets.Net, x: Float[Array, "B P P C"]) -> Float[Array, "N"]:
     """The standard deviation of each 3x3 layer's output, after its norm and before addition and rectifier.
 
     As in Fig. 7 of He et al. 2015: the stem, then both layers of each block. The norms use the running statistics.
     """
     recipe = net.recipe
-    heard = jax.tree.map(Heard, net.params.net, is_leaf=lambda leaf: isinstance(leaf, conv.BatchNorm))
+    heard = jax.tree.map(_heard, net.params.net, is_leaf=_is_norm)
     cell = conv_resnet.net(recipe.model)  # pyright: ignore
     (stem, *runs), _ = cell(heard, net.statistics, (nets.normal(x, nets.pictures(recipe.data, recipe.pixels)), ()))
     return jnp.concatenate([stem[None], *[jnp.stack(both, -1).ravel() for both in runs]])
