@@ -57,7 +57,7 @@ def test_where_keep_is_1_what_is_left_to_the_end_is_what_will_be_added():
 
 def test_every_second_3x3_layer_is_a_blocks_add():
     net = fresh(conv_resnet.Config(14, width=4, channels=1))
-    measured = streams.measure(net.recipe, net.params, net.statistics, images())
+    measured = streams.measure(net, images())
     assert measured["layers"].shape == (13,)
     np.testing.assert_allclose(measured["response"], measured["layers"][2::2], rtol=1e-5)
     ends = [stage[-1] for stage in lines.stages(net.recipe)]

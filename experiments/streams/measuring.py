@@ -4,6 +4,7 @@ Along depth and along time by the same functions. A cell is a block or a time st
 enters the next cell, after the rectifier where the block has one.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,14 +19,18 @@ from lstm_rot.models import conv_resnet
 TINY = 1e-30  # a stream that has died has no direction
 
 
-@partial(jax.jit, static_argnums=0)
-def measure(recipe: nets.Recipe, params: Any, statistics: Any, x: Float[Array, "B P P C"]) -> dict[str, jax.Array]:
-    """Of a trained net and maps x, uint8: by name, a number for each of its cells.
+def measure(net: nets.Net, x: Float[Array, "B P P C"]) -> dict[str, jax.Array]:
+    """Of maps x, uint8, in a trained net: by name, a number for each of its cells.
 
     `response` is the standard deviation of what the cell adds, over images, pixels and channels (or units). With the
     block of He et al. 2015 that is its second layer's normalised output, before addition and rectifier; of an LSTM,
     i g. `layers`, along depth alone, has one for each 3x3 layer. The others: see `estimates`, within each stage.
     """
+    return _measure(replace(net.recipe, seed=0), net.params, net.statistics, x)  # all seeds share what is compiled
+
+
+@partial(jax.jit, static_argnums=0)
+def _measure(recipe: nets.Recipe, params: Any, statistics: Any, x: Float[Array, "B P P C"]) -> dict[str, jax.Array]:
     net = nets.Net(recipe, params, statistics, {}, 0.0)
     rectified = recipe.turned and not recipe.model.step.pre_activated  # pyright: ignore
 
