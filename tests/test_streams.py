@@ -12,11 +12,12 @@ from lstm_rot.models import classifier, conv_resnet, residual_rnn
 pytestmark = pytest.mark.usefixtures("settings_of_a_user")
 
 
-def fresh(model):
-    recipe = nets.Recipe(model, "digits", 1)
+def untrained(model, seed=0):
+    """A classifier of digits before its first step, as `nets.trained` gives one after its last."""
+    recipe = nets.Recipe(model, "digits", 1, seed=seed)
     module = conv_resnet if recipe.turned else classifier
     statistics = conv_resnet.statistics(model) if recipe.turned else ()
-    return nets.Net(recipe, module.init(jax.random.key(0), model), statistics, {}, 0.0)
+    return nets.Net(recipe, module.init(jax.random.key(seed), model), statistics, {}, 0.0)
 
 
 def images():
@@ -42,7 +43,7 @@ def test_estimates_are_what_numpy_says():
 
 
 def test_where_keep_is_1_what_is_left_to_the_end_is_what_will_be_added():
-    net = fresh(classifier.Config(residual_rnn.Config(8, 4), 10))
+    net = untrained(classifier.Config(residual_rnn.Config(8, 4), 10))
 
     @jax.jit
     def look(x):
@@ -56,7 +57,7 @@ def test_where_keep_is_1_what_is_left_to_the_end_is_what_will_be_added():
 
 
 def test_every_second_3x3_layer_is_a_blocks_add():
-    net = fresh(conv_resnet.Config(14, width=4, channels=1))
+    net = untrained(conv_resnet.Config(14, width=4, channels=1))
     measured = streams.measure(net, images())
     assert measured["layers"].shape == (13,)
     np.testing.assert_allclose(measured["response"], measured["layers"][2::2], rtol=1e-5)
