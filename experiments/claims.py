@@ -58,6 +58,19 @@ CLAIMS = {
             "test error, %: 8.75 at 20 layers, 7.51 at 32, 7.17 at 44, 6.97 at 56, 6.61 at 110",
         ),
         Claim(
+            "HE15-fig7",
+            "The layers of residual nets respond less strongly than those of plain nets, the less the deeper the net.",
+            "He et al. 2015, Fig. 7 (standard deviation, after batch norm and before the rectifier)",
+            "a figure: residual smaller than plain, deeper smaller",
+        ),
+        Claim(
+            "GREFF16",
+            "The blocks of a stage refine one estimate: what each hands on differs from the stage's end by nothing on "
+            "average, and by ever less.",
+            "Greff, Srivastava & Schmidhuber 2016",
+            "a figure: E[x_l - x_end] near 0 in every stage",
+        ),
+        Claim(
             "SRI15",
             "Plain nets get harder to train with depth, highway nets train at 100 layers.",
             "Srivastava et al. 2015, Fig. 1 (MNIST)",

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.progress import Progress
+from test_streams import untrained
 
 from experiments import __main__ as everything
-from experiments import cifar, data, degradation, gradient_flow, harness, language_model, rotation
+from experiments import cifar, data, degradation, gradient_flow, harness, language_model, nets, rotation, streams
 from experiments.claims import CLAIMS
 from experiments.rotation import ladder, laws
 
@@ -52,6 +53,16 @@ TINY = {
         points=1,
         seeds=2,
     ),
+    "streams": replace(
+        streams.PRESETS["quick"],
+        depths=(8,),
+        kinds=("residual",),
+        width=2,
+        values=(16,),
+        hidden_size=4,
+        seeds=2,
+        images=8,
+    ),
 }
 
 
@@ -60,8 +71,11 @@ def test_a_run_writes_json_and_a_figure_drawn_from_it_alone(experiment, tmp_path
     few = laws._laws()[:3]  # all of them have tests of their own
     monkeypatch.setattr(laws, "_laws", lambda: few)
     monkeypatch.setattr(ladder, "LADDER", ladder.LADDER[::6])
+    monkeypatch.setattr(cifar, "READERS", {"LSTM": cifar.READERS["LSTM"]})
     text = data._divided("manual", data.text("manual").train[:50_000], "the beginning")
     monkeypatch.setitem(data.TEXTS, "manual", lambda: text)
+    if experiment is streams.EXPERIMENT:  # the training of these nets has tests of its own
+        monkeypatch.setattr(nets, "trained", lambda recipe, *_, **__: untrained(recipe.model, seed=recipe.seed))
     monkeypatch.chdir(tmp_path)  # where runs keep their checkpoints
     published = tmp_path / experiment.name / "published.json"
     published.parent.mkdir()

@@ -5,6 +5,7 @@ the same with its keep at 1, and an LSTM. All are trained by one function, throu
 going on where they were when the same command is given again.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -126,11 +127,10 @@ def recipes(config: Config) -> list[tuple[str, str, int, nets.Recipe]]:
     return runs
 
 
-def run(config: Config, progress: Progress) -> dict:
-    """A row for each net, its numbers one for each seed."""
+def trained(config: Config, progress: Progress) -> Iterator[tuple[str, str, int, nets.Net]]:
+    """(axis, kind, size, net) of every run, in the order of `recipes`."""
     runs = recipes(config)
     task = progress.add_task("nets", total=len(runs))
-    rows: dict[tuple, dict] = {}
     for axis, kind, size, recipe in runs:
         net = nets.trained(
             recipe,
@@ -140,6 +140,15 @@ def run(config: Config, progress: Progress) -> dict:
             save_every=config.save_every,
             patience=config.patience,
         )
+        yield axis, kind, size, net
+        progress.advance(task)
+    progress.remove_task(task)
+
+
+def run(config: Config, progress: Progress) -> dict:
+    """A row for each net, its numbers one for each seed."""
+    rows: dict[tuple, dict] = {}
+    for axis, kind, size, net in trained(config, progress):
         row = rows.setdefault(
             (axis, kind, size),
             {"axis": axis, "kind": kind, "size": size, "parameters": nets.count(net.params), "images_per_second": []}
@@ -148,8 +157,6 @@ def run(config: Config, progress: Progress) -> dict:
         for name in ("loss", "train_error", "test_error"):
             row[name].append(net.curve[name])
         row["images_per_second"].append(net.images_per_second)
-        progress.advance(task)
-    progress.remove_task(task)
     paper = PRESETS["paper"]
     return {
         "data": nets.pictures(config.data, config.pixels).provenance,
