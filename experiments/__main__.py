@@ -10,7 +10,18 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from experiments import cifar, crash, degradation, gradient_flow, language_model, pipeline, rotation, scale, speed
+from experiments import (
+    cifar,
+    crash,
+    degradation,
+    gradient_flow,
+    language_model,
+    lesion,
+    pipeline,
+    rotation,
+    scale,
+    speed,
+)
 from experiments.claims import CLAIMS
 from experiments.data import DataError
 from experiments.harness import Experiment, Refused, execute, progress_display, writable
@@ -19,7 +30,7 @@ from lstm_rot.training.run import Stopped
 
 EXPERIMENTS = {
     module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (gradient_flow, rotation, cifar, degradation, language_model)
+    for module in (gradient_flow, rotation, cifar, lesion, degradation, language_model)
 }  # the quickest first, so that there is soon something to see
 BESIDE = {
     module.EXPERIMENT.name: module.EXPERIMENT for module in (pipeline, crash, scale, speed)
