@@ -56,11 +56,20 @@ def stages(recipe: Recipe) -> list[range]:
 
 
 def alike(recipe: Recipe) -> list[range]:
-    """Cells that can stand in for each other: of each line all, of a convolutional net not those that halve the maps."""
+    """Cells that can stand in for each other, by line: all, but for the blocks that halve the maps."""
     if not recipe.turned:
         return stages(recipe)
     first, *later = stages(recipe)
     return [first, *(stage[1:] for stage in later if len(stage) > 1)]
+
+
+def first(recipe: Recipe, x: jax.Array) -> tuple[jax.Array, Any]:
+    """Zeros of the shapes of the stream and the memory that come into the first cell, for maps x [B, P, P, C]."""
+    model: Any = recipe.model
+    if recipe.turned:
+        return jnp.zeros((*x.shape[:3], model.width)), ()
+    zeros = jnp.zeros((len(x), model.body.hidden_size))
+    return zeros, zeros if READERS[type(model.body)][1] else ()
 
 
 def run(
@@ -76,8 +85,8 @@ def run(
     """The net on maps x [B, P, P, C], uint8, each cell's branch wrapped; its batch norms use the running statistics.
 
     extra: None, or a tree of [cells, ...]: then the wrapped branch's p is (weights, its slice). look: see
-    `branches.watched`; None: nothing is seen. order: None, or ints [cells], which cell stands at each place, its weights
-    along depth, its input along time; only cells that are `alike` change places, and `extra` stays with the place.
+    `branches.watched`; None: nothing is seen. order: None, or ints [cells], which cell stands at each place, its
+    weights along depth, its input along time; only cells that are `alike` change places, `extra` stays with the place.
     """
     both = partial(_wrapped, wrap, look or _nothing)
     return (_deep if net.recipe.turned else _long)(net, normal(x, pictures), both, extra, order)
@@ -139,9 +148,8 @@ def _long(net: Net, x: jax.Array, wrap: Callable[[Branch], Branch], extra: Any, 
     branch, remembers = READERS[type(config.body)]
     weights = jax.tree.map(lambda leaf: leaf[0], net.params.body[0])  # of its one layer
     line = scan(residual(wrap(branch)), TIME if extra is None else Axis("left", tied=(True, False)))
-    zeros = jnp.zeros((len(x), config.body.hidden_size))
     xs = pieces(x, config.body.input_size).swapaxes(0, 1)
     xs = xs if order is None else xs[order]
     p = weights if extra is None else (weights, extra)
-    (stream, memory), (_, seen) = line(p, (zeros, zeros if remembers else ()), xs)
+    (stream, memory), (_, seen) = line(p, first(net.recipe, x), xs)
     return Outcome((memory if remembers else stream) @ net.params.w + net.params.b, (seen,))

@@ -13,7 +13,7 @@ import pytest
 from rich.progress import Progress
 
 from experiments import __main__ as everything
-from experiments import cifar, data, degradation, gradient_flow, harness, language_model, rotation
+from experiments import cifar, data, degradation, gradient_flow, harness, language_model, lesion, rotation
 from experiments.claims import CLAIMS
 from experiments.rotation import ladder, laws
 
@@ -50,6 +50,23 @@ TINY = {
         batch=8,
         steps=2,
         points=1,
+        seeds=2,
+    ),
+    "lesion": replace(
+        lesion.PRESETS["quick"],
+        kinds=("residual",),
+        depths=(8,),
+        width=4,
+        values=(16,),
+        hidden_size=4,
+        batch=8,
+        steps=1,
+        time_steps=1,
+        points=1,
+        images=16,
+        samples=1,
+        path_images=8,
+        path_samples=2,
         seeds=2,
     ),
 }

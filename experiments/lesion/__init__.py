@@ -119,7 +119,7 @@ def table(measurements: dict) -> dict:
 
 EXPERIMENT = Experiment(
     name="lesion",
-    title="Trained nets with layers deleted and exchanged, and turned, with time steps; the gradient along single paths",
+    title="Trained nets with layers deleted and exchanged, and turned, time steps; the gradient along single paths",
     claims=("VEIT16-lesion", "VEIT16-paths"),
     presets=PRESETS,
     run=run,
@@ -129,9 +129,10 @@ EXPERIMENT = Experiment(
     "top: test error without one cell, against its place (dashed: undamaged; dotted: chance; rings: blocks that halve "
     "the maps, whose option-A shortcut stays); with ever more cells deleted at random; with pairs of like cells "
     "exchanged (along time: their inputs), against the rank correlation of the order; the norm of the loss's gradient "
-    "at the line's first stream along random paths through k of the cells, 10% to 90% of the paths; and what all paths "
-    "of a length carry: their number times the mean norm, over the sum for all lengths. Norms add up only as an upper "
-    "bound. Grey: how many of all paths have that length. Shaded: the paper's lengths, 5 to 17 of 54 blocks, as a share "
-    "of the cells. A net that keeps nothing has a single path, through all.",
+    "at the line's first stream and memory along random paths through k of the cells (mean of the logarithm, 10% to "
+    "90% of the paths); and what all paths of a length carry: their number times the mean norm, over the sum for all "
+    "lengths. Norms add up only as an upper bound: paths may cancel. Grey: how many of all paths have that length. "
+    "Shaded: the paper's lengths, 5 to 17 of 54 blocks, as a share of the cells. A net that keeps nothing has a single "
+    "path, through all. Bands: the seeds, and the random choices of cells.",
     table=table,
 )

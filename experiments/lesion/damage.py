@@ -82,7 +82,5 @@ def measure(net: nets.Net, x: Any, y: Any, samples: int) -> dict:
             {"cells": k} | sampled([deleted(cells, rng.choice(able, k, replace=False)) for _ in range(samples)])
             for k in at_once
         ],
-        "exchanged": [
-            {"pairs": k} | sampled([exchanged(cells, alike, k, rng) for _ in range(samples)]) for k in pairs
-        ],
+        "exchanged": [{"pairs": k} | sampled([exchanged(cells, alike, k, rng) for _ in range(samples)]) for k in pairs],
     }

@@ -32,11 +32,11 @@ def draw(result: dict) -> Figure:
         _shares(column[4], rows, along)
         size = rows[0]["size"]
         cells = f"{size} layers, {len(rows[0]['single'][0])} blocks" if along == "depth" else f"{size} steps"
-        column[0].set_title(f"{'along depth' if along == 'depth' else 'turned, along time'}: {cells}")
+        column[0].set_title(f"{'along depth' if along == 'depth' else 'turned, along time'}: {cells}", pad=20)
     figure.suptitle(
-        f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, {config['images']} test images; along "
-        f"depth {config['width']}, {2 * config['width']}, {4 * config['width']} filters; along time hidden size "
-        f"{config['hidden_size']}\n{result['seeds']} seeds: mean, least and greatest",
+        f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, {config['images']} test images; "
+        f"along depth {config['width']}, {2 * config['width']}, {4 * config['width']} filters; along time hidden size "
+        f"{config['hidden_size']}\nseeds: {result['seeds']}; mean, least and greatest",
         fontsize=9,
     )
     return figure
@@ -70,7 +70,8 @@ def _at_random(axis: Axes, rows: list[dict], name: str, xlabel: str) -> None:
             continue
 
         def curve(key: str, row: dict = row, series: list = series) -> np.ndarray:
-            return 100 * np.array([[whole, *(each[key] for each in one)] for whole, one in zip(row["whole"], series)])
+            seeds = zip(row["whole"], series, strict=True)
+            return 100 * np.array([[whole, *(each[key] for each in one)] for whole, one in seeds])
 
         if name == "deleted":
             x = 100 * np.array([0, *(each["cells"] for each in series[0])]) / len(row["alike"])

@@ -25,17 +25,20 @@ LENGTHS = 65  # measured, at most: in a longer line those between are interpolat
 LOG_10 = np.log(10)
 
 
-def started(branch: Branch, probe: jax.Array) -> Branch:
-    """The branch with p = (weights, (extra, first)): where `first`, the probe is added to the stream that comes in.
+def started(branch: Branch, probe: Any) -> Branch:
+    """The branch with p = (weights, (extra, first)): where `first`, the probe is added to what comes in.
 
-    The gradient with respect to a probe of zeros is that with respect to the line's first stream.
+    The gradient with respect to a probe of zeros is that with respect to the line's first stream and memory.
     """
 
     def with_probe(p: Any, stream: Any, memory: Any, below: Any) -> tuple[Any, Any, Any]:
         weights, (extra, first) = p
-        if stream.shape == probe.shape:  # else a later stage
-            stream = stream + jnp.where(first, probe, 0)
-        return branch((weights, extra), stream, memory, below)
+        if stream.shape == probe[0].shape:  # else a later stage
+            stream, memory = jax.tree.map(lambda x, dx: x + jnp.where(first, dx, 0), (stream, memory), probe)
+        keep, add, read = branch((weights, extra), stream, memory, below)
+        if add.shape != stream.shape:  # where the maps halve, and so not the first
+            return keep, add, read
+        return 0, keep * stream + add, read
 
     return with_probe
 
@@ -43,33 +46,33 @@ def started(branch: Branch, probe: jax.Array) -> Branch:
 @partial(jax.jit, static_argnums=(0, 1))
 def _gradients(
     recipe: Any, wrap: Callable[[Branch], Branch], params: Any, statistics: Any, x: Any, y: Any, extras: Any
-) -> jax.Array:
+) -> Any:
     net, there = nets.Net(recipe, params, statistics, {}, 0.0), nets.pictures(recipe.data, recipe.pixels)
-    model = recipe.model
-    shape = (*x.shape[:3], model.width) if recipe.turned else (len(x), model.body.hidden_size)
     first = jnp.arange(lines.length(recipe)) == 0
 
-    def loss(probe: jax.Array, extra: jax.Array) -> jax.Array:
+    def loss(probe: Any, extra: jax.Array) -> jax.Array:
         outcome = lines.run(net, there, x, wrap=lambda branch: started(wrap(branch), probe), extra=(extra, first))
         return SCALE * cross_entropy(outcome.logits, y)
 
-    return jax.vmap(jax.grad(loss), (None, 0))(jnp.zeros(shape), extras)
+    return jax.vmap(jax.grad(loss), (None, 0))(lines.first(recipe, x), extras)
 
 
 def gradients(net: nets.Net, wrap: Callable[[Branch], Branch], x: Any, y: Any, extras: np.ndarray) -> np.ndarray:
-    """[S, ...], float64: of the mean loss in nats with respect to the first stream, for each of the extras [S, cells].
+    """[S, all units], float64, of the mean loss in nats with respect to the line's first stream and memory.
+
+    One for each of the extras [S, cells].
 
     wrap: `by_path`, then an extra says through which proposals; or `lesioned`, which gives the whole gradient for True.
     """
     recipe = replace(net.recipe, seed=0)  # one program for all seeds
     found = _gradients(recipe, wrap, net.params, net.statistics, x, y, extras)
-    return np.asarray(found, np.float64) / SCALE
+    flat = [np.asarray(leaf, np.float64).reshape(len(extras), -1) for leaf in jax.tree.leaves(found)]
+    return np.concatenate(flat, axis=1) / SCALE
 
 
 def log_norms(found: np.ndarray) -> np.ndarray:
-    """log10 of the norms of gradients [S, ...]: [S]."""
-    norms = np.sqrt((found**2).reshape(len(found), -1).sum(1))
-    return np.log10(np.maximum(norms, FLOOR))
+    """log10 of the norms of gradients [S, units]: [S]."""
+    return np.log10(np.maximum(np.linalg.norm(found, axis=1), FLOOR))
 
 
 def measure(net: nets.Net, x: Any, y: Any, samples: int) -> dict:
