@@ -33,7 +33,9 @@ def net(request):
     params = params._replace(w=jax.random.normal(jax.random.key(1), params.w.shape))
     statistics = conv_resnet.statistics(model) if recipe.turned else ()
     keys = iter(jax.random.split(jax.random.key(2), 99))
-    statistics = jax.tree.map(lambda leaf: leaf + jax.random.uniform(next(keys), leaf.shape, minval=-0.2, maxval=0.2), statistics)
+    statistics = jax.tree.map(
+        lambda leaf: leaf + jax.random.uniform(next(keys), leaf.shape, minval=-0.2, maxval=0.2), statistics
+    )
     return nets.Net(recipe, params, statistics, {}, 0.0)
 
 
@@ -42,28 +44,28 @@ def some(count):
     return jnp.asarray(there.test_x[:count]), jnp.asarray(there.test_y[:count])
 
 
-def test_cells_exchanged_twice_are_where_they_were_and_once_are_not(net):
-    x, there = some(3)[0], nets.pictures("digits")
-    run = jax.jit(lambda params, order: lines.run(net._replace(params=params), there, x, order=order).logits)
-    cells, (one, other) = lines.length(net.recipe), (0, 1)
-    order = np.arange(cells)
-    swapped = order.copy()
-    swapped[[one, other]] = other, one
-    whole = lines.run(net, there, x).logits
-    assert_close(run(net.params, order), whole, "float32")
-    assert_close(run(net.params, swapped[swapped]), whole, "float32")
-    assert np.abs(run(net.params, swapped) - whole).max() > 1e-3
-    if net.recipe.turned:  # by hand, in the first line
-        params, statistics = net.params.net, net.statistics
-        turned = [
-            (*tree[:1], jax.tree.map(lambda leaf: leaf[::-1], tree[1]), *tree[2:]) for tree in (params, statistics)
-        ]
-        expected = lines.run(net._replace(params=net.params._replace(net=turned[0]), statistics=turned[1]), there, x)
-        assert_close(run(net.params, swapped), expected.logits, "float32")
+def test_cells_exchanged_are_the_weights_or_the_inputs_exchanged_and_twice_nothing(net):
+    x, there, model = some(3)[0], nets.pictures("digits"), net.recipe.model
+
+    @jax.jit
+    def run(order):
+        return lines.run(net, there, x, order=order).logits
+
+    def reversed_(tree):  # of params.net and statistics: the stem, then the first line of two blocks
+        return (tree[0], jax.tree.map(lambda leaf: leaf[::-1], tree[1]), *tree[2:])
+
+    order = np.arange(lines.length(net.recipe))
+    swapped = np.append([1, 0], order[2:])
+    whole = nets.logits(model, net.params, nets.normal(x, there), net.statistics)[0]
+    if net.recipe.turned:
+        params = net.params._replace(net=reversed_(net.params.net))
+        expected = nets.logits(model, params, nets.normal(x, there), reversed_(net.statistics))[0]
     else:
-        pieces = nets.pieces(nets.normal(x, there), 16)[:, swapped]
-        expected = nets.logits(net.recipe.model, net.params, pieces.reshape(x.shape), ())[0]
-        assert_close(run(net.params, swapped), expected, "float32")
+        moved = nets.pieces(nets.normal(x, there), 16)[:, swapped].reshape(x.shape)
+        expected = nets.logits(model, net.params, moved, ())[0]
+    assert_close(run(swapped), expected, "float32")
+    assert_close(run(swapped[swapped]), whole, "float32")
+    assert np.abs(run(swapped) - whole).max() > 1e-3
 
 
 def test_the_gradients_along_all_paths_of_a_net_sum_to_the_gradient(net):

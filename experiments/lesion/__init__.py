@@ -5,6 +5,7 @@ functions delete and exchange the time steps of recurrent nets. The nets are tho
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,13 +40,14 @@ class Config(cifar.Config):
     """random paths of each length"""
 
 
+def _of(preset: str, **changes: Any) -> Config:
+    """The nets of that preset of `cifar`."""
+    return Config(**(vars(cifar.PRESETS[preset]) | changes))
+
+
 PRESETS = {
-    "quick": Config(**vars(cifar.PRESETS["quick"]) | {"depths": (20,)}),
-    "cpu": Config(
-        **vars(cifar.PRESETS["cpu"]) | {"depths": (20, 56), "values": (48, 12)},
-        readers=tuple(cifar.READERS),
-        images=1000,
-    ),
+    "quick": _of("quick", depths=(20,)),
+    "cpu": _of("cpu", depths=(20, 56), values=(48, 12), readers=tuple(cifar.READERS), images=1000),
 }
 
 

@@ -45,7 +45,7 @@ def exchanged(cells: int, alike: Sequence[range], pairs: int, rng: np.random.Gen
 
 def tau(damage: Damage) -> float:
     """Kendall's rank correlation of the order with the old one: 1 for the same, 0 for a random one."""
-    return float(kendalltau(np.arange(len(damage.order)), damage.order).statistic)
+    return float(kendalltau(np.arange(len(damage.order)), damage.order)[0])  # pyright: ignore
 
 
 def error(net: nets.Net, x: Any, y: Any, damage: Damage) -> float:
