@@ -17,26 +17,21 @@ from lstm_rot.models import classifier, conv_resnet
 from lstm_rot.models import lstm as lstm_model
 
 pytestmark = pytest.mark.usefixtures("settings_of_a_user")
-MODELS = {
-    "depth": conv_resnet.Config(14, width=4, channels=1),
-    "time": classifier.Config(lstm_model.Config(16, 4), 10),
-}
+DEEP, SHALLOW = (conv_resnet.Config(depth, width=4, channels=1) for depth in (14, 8))
+LONG = classifier.Config(lstm_model.Config(16, 4), 10)
 
 
-@pytest.fixture(params=MODELS)
-def net(request):
-    """With fresh weights, and running statistics that differ from block to block."""
-    model = MODELS[request.param]
-    recipe = nets.Recipe(model, "digits", 1)
+def fresh(model):
+    """A net that nobody has trained, its head not zero, its running statistics different from block to block."""
+    recipe, rng = nets.Recipe(model, "digits", 1), np.random.default_rng(0)
     module = conv_resnet if recipe.turned else classifier
+
+    def moved(leaf):
+        return leaf + jnp.asarray(0.1 * rng.standard_normal(leaf.shape), leaf.dtype)
+
     params = module.init(jax.random.key(0), model)
-    params = params._replace(w=jax.random.normal(jax.random.key(1), params.w.shape))
     statistics = conv_resnet.statistics(model) if recipe.turned else ()
-    keys = iter(jax.random.split(jax.random.key(2), 99))
-    statistics = jax.tree.map(
-        lambda leaf: leaf + jax.random.uniform(next(keys), leaf.shape, minval=-0.2, maxval=0.2), statistics
-    )
-    return nets.Net(recipe, params, statistics, {}, 0.0)
+    return nets.Net(recipe, params._replace(w=moved(params.w)), jax.tree.map(moved, statistics), {}, 0.0)
 
 
 def some(count):
@@ -44,8 +39,9 @@ def some(count):
     return jnp.asarray(there.test_x[:count]), jnp.asarray(there.test_y[:count])
 
 
-def test_cells_exchanged_are_the_weights_or_the_inputs_exchanged_and_twice_nothing(net):
-    x, there, model = some(3)[0], nets.pictures("digits"), net.recipe.model
+@pytest.mark.parametrize("model", [DEEP, LONG], ids=["depth", "time"])
+def test_cells_exchanged_are_the_weights_or_the_inputs_exchanged_and_twice_nothing(model):
+    net, x, there = fresh(model), some(3)[0], nets.pictures("digits")
 
     @jax.jit
     def run(order):
@@ -68,8 +64,9 @@ def test_cells_exchanged_are_the_weights_or_the_inputs_exchanged_and_twice_nothi
     assert np.abs(run(swapped) - whole).max() > 1e-3
 
 
-def test_the_gradients_along_all_paths_of_a_net_sum_to_the_gradient(net):
-    x, y = some(2)
+@pytest.mark.parametrize("model", [SHALLOW, LONG], ids=["depth", "time"])
+def test_the_gradients_along_all_paths_of_a_net_sum_to_the_gradient(model):
+    net, (x, y) = fresh(model), some(2)
     cells, able = lines.length(net.recipe), np.concatenate(lines.alike(net.recipe))
     every = np.zeros((2 ** len(able), cells), bool)
     every[:, able] = list(product([False, True], repeat=len(able)))

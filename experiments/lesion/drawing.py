@@ -27,7 +27,7 @@ def draw(result: dict) -> Figure:
         column[2].invert_xaxis()
         for axis in column[:3]:
             axis.axhline(chance, linestyle=":", color="grey", linewidth=1)
-            axis.set(ylabel="test error, %", ylim=(0, 100))
+            axis.set(ylabel="test error, %", ylim=(0, 105))
         _norms(column[3], rows, along)
         _shares(column[4], rows, along)
         size = rows[0]["size"]
@@ -97,12 +97,12 @@ def _shares(axis: Axes, rows: list[dict], along: str) -> None:
     if drawn:
         n = len(drawn[0][1][0].paths) - 1
         axis.fill_between(
-            np.arange(n + 1), 100 * drawn[0][1][0].paths, color="grey", alpha=0.3, label="of all paths", linewidth=0
+            np.arange(n + 1), 100 * drawn[0][1][0].paths, color="grey", alpha=0.3, label="number of paths", linewidth=0
         )
         low, high = (n * length / PAPER_BLOCKS for length in PAPER_LENGTHS)
         axis.axvspan(low, high, color="#E69F00", alpha=0.15, label="the paper's lengths, scaled", linewidth=0)
     axis.set(xlabel=f"{CELL[along]}s that the path goes through, k", ylabel="share, %", ylim=(0, None))
-    axis.legend(fontsize=7)
+    _legend(axis, 5)
 
 
 def _legend(axis: Axes, count: int) -> None:
