@@ -16,6 +16,7 @@ from experiments import (
     degradation,
     gradient_flow,
     language_model,
+    lesion,
     pipeline,
     rotation,
     scale,
@@ -30,7 +31,7 @@ from lstm_rot.training.run import Stopped
 
 EXPERIMENTS = {
     module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (gradient_flow, rotation, cifar, streams, degradation, language_model)
+    for module in (gradient_flow, rotation, cifar, lesion, streams, degradation, language_model)
 }  # the quickest first, so that there is soon something to see
 BESIDE = {
     module.EXPERIMENT.name: module.EXPERIMENT for module in (pipeline, crash, scale, speed)

@@ -55,6 +55,23 @@ def stages(recipe: Recipe) -> list[range]:
     return [range(start, start + n) for start in (0, n, 2 * n)]
 
 
+def alike(recipe: Recipe) -> list[range]:
+    """Cells that can stand in for each other, by line: all, but for the blocks that halve the maps."""
+    if not recipe.turned:
+        return stages(recipe)
+    first, *later = stages(recipe)
+    return [first, *(stage[1:] for stage in later if len(stage) > 1)]
+
+
+def first(recipe: Recipe, x: jax.Array) -> tuple[jax.Array, Any]:
+    """Zeros of the shapes of the stream and the memory that come into the first cell, for maps x [B, P, P, C]."""
+    model: Any = recipe.model
+    if recipe.turned:
+        return jnp.zeros((*x.shape[:3], model.width)), ()
+    zeros = jnp.zeros((len(x), model.body.hidden_size))
+    return zeros, zeros if READERS[type(model.body)][1] else ()
+
+
 def run(
     net: Net,
     pictures: Pictures,
@@ -63,14 +80,16 @@ def run(
     wrap: Callable[[Branch], Branch] = same,
     extra: Any = None,
     look: Callable[[Any, Any, Any, Any], Any] | None = None,
+    order: jax.Array | None = None,
 ) -> Outcome:
     """The net on maps x [B, P, P, C], uint8, each cell's branch wrapped; its batch norms use the running statistics.
 
     extra: None, or a tree of [cells, ...]: then the wrapped branch's p is (weights, its slice). look: see
-    `branches.watched`; None: nothing is seen.
+    `branches.watched`; None: nothing is seen. order: None, or ints [cells], which cell stands at each place, its
+    weights along depth, its input along time; only cells that are `alike` change places, `extra` stays with the place.
     """
     both = partial(_wrapped, wrap, look or _nothing)
-    return (_deep if net.recipe.turned else _long)(net, normal(x, pictures), both, extra)
+    return (_deep if net.recipe.turned else _long)(net, normal(x, pictures), both, extra, order)
 
 
 def _wrapped(wrap: Callable, look: Callable, branch: Branch) -> Branch:
@@ -81,8 +100,9 @@ def _nothing(*_: Any) -> tuple:
     return ()
 
 
-def _deep(net: Net, x: jax.Array, wrap: Callable[[Branch], Branch], extra: Any) -> Outcome:
+def _deep(net: Net, x: jax.Array, wrap: Callable[[Branch], Branch], extra: Any, order: Any) -> Outcome:
     config: Any = net.recipe.model
+    net = net if order is None else _moved(net, order)
     stem, *runs = net.params.net
     runs, end = runs[: len(config.runs)], runs[len(config.runs) :]
     at, weights = 0, []
@@ -102,6 +122,17 @@ def _deep(net: Net, x: jax.Array, wrap: Callable[[Branch], Branch], extra: Any) 
     return Outcome(conv_resnet.head(net.params, stream, config), joined)
 
 
+def _moved(net: Net, order: jax.Array) -> Net:
+    """Blocks in another order, each with its running statistics."""
+    parts, at = list(zip(net.params.net, net.statistics, strict=True)), 0
+    for number, size in enumerate(net.recipe.model.runs, start=1):  # pyright: ignore
+        if size is not None:
+            parts[number] = jax.tree.map(partial(_at, order[at : at + size] - at), parts[number])
+        at += size or 1
+    weights, statistics = zip(*parts, strict=True)
+    return net._replace(params=net.params._replace(net=weights), statistics=statistics)
+
+
 def _at(place: Any, leaf: jax.Array) -> jax.Array:
     return leaf[place]
 
@@ -112,13 +143,13 @@ def _pairs(seen: list, config: Any) -> list[list]:
     return [seen[k : k + parts] for k in range(0, len(seen), parts)]
 
 
-def _long(net: Net, x: jax.Array, wrap: Callable[[Branch], Branch], extra: Any) -> Outcome:
+def _long(net: Net, x: jax.Array, wrap: Callable[[Branch], Branch], extra: Any, order: Any) -> Outcome:
     config: Any = net.recipe.model
     branch, remembers = READERS[type(config.body)]
     weights = jax.tree.map(lambda leaf: leaf[0], net.params.body[0])  # of its one layer
     line = scan(residual(wrap(branch)), TIME if extra is None else Axis("left", tied=(True, False)))
-    zeros = jnp.zeros((len(x), config.body.hidden_size))
     xs = pieces(x, config.body.input_size).swapaxes(0, 1)
+    xs = xs if order is None else xs[order]
     p = weights if extra is None else (weights, extra)
-    (stream, memory), (_, seen) = line(p, (zeros, zeros if remembers else ()), xs)
+    (stream, memory), (_, seen) = line(p, first(net.recipe, x), xs)
     return Outcome((memory if remembers else stream) @ net.params.w + net.params.b, (seen,))

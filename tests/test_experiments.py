@@ -14,7 +14,18 @@ from rich.progress import Progress
 from test_streams import untrained
 
 from experiments import __main__ as everything
-from experiments import cifar, data, degradation, gradient_flow, harness, language_model, nets, rotation, streams
+from experiments import (
+    cifar,
+    data,
+    degradation,
+    gradient_flow,
+    harness,
+    language_model,
+    lesion,
+    nets,
+    rotation,
+    streams,
+)
 from experiments.claims import CLAIMS
 from experiments.rotation import ladder, laws
 
@@ -63,6 +74,23 @@ TINY = {
         seeds=2,
         images=8,
     ),
+    "lesion": replace(
+        lesion.PRESETS["quick"],
+        kinds=("residual",),
+        depths=(8,),
+        width=4,
+        values=(16,),
+        hidden_size=4,
+        batch=8,
+        steps=2,
+        time_steps=2,
+        points=1,
+        images=16,
+        samples=1,
+        path_images=8,
+        path_samples=2,
+        seeds=2,
+    ),
 }
 
 
@@ -74,7 +102,7 @@ def test_a_run_writes_json_and_a_figure_drawn_from_it_alone(experiment, tmp_path
     monkeypatch.setattr(cifar, "READERS", {"LSTM": cifar.READERS["LSTM"]})
     text = data._divided("manual", data.text("manual").train[:50_000], "the beginning")
     monkeypatch.setitem(data.TEXTS, "manual", lambda: text)
-    if experiment is streams.EXPERIMENT:  # the training of these nets has tests of its own
+    if experiment in (lesion.EXPERIMENT, streams.EXPERIMENT):  # the training of these nets has tests of its own
         monkeypatch.setattr(nets, "trained", lambda recipe, *_, **__: untrained(recipe.model, seed=recipe.seed))
     monkeypatch.chdir(tmp_path)  # where runs keep their checkpoints
     published = tmp_path / experiment.name / "published.json"

@@ -1,0 +1,109 @@
+"""The figure, from the published numbers alone."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.cifar.drawing import KINDS
+from experiments.lesion.judging import PAPER_BLOCKS, PAPER_LENGTHS
+from experiments.lesion.paths import shares
+
+CELL = {"depth": "block", "time": "time step"}
+
+
+def draw(result: dict) -> Figure:
+    figure, axes = plt.subplots(5, 2, figsize=(9, 13), layout="constrained")
+    config, measured = result["config"], result["measurements"]
+    chance = 100 * (1 - 1 / measured["classes"])
+    for column, along in zip(axes.T, CELL, strict=True):
+        rows = [row for row in measured["rows"] if row["axis"] == along]
+        rows = [row for row in rows if row["size"] == max(each["size"] for each in rows)]
+        _single(column[0], rows, along)
+        _at_random(column[1], rows, "deleted", f"{CELL[along]}s deleted at random, %")
+        _at_random(column[2], rows, "exchanged", "Kendall's tau of the order, 1: as trained")
+        column[2].invert_xaxis()
+        for axis in column[:3]:
+            axis.axhline(chance, linestyle=":", color="grey", linewidth=1)
+            axis.set(ylabel="test error, %", ylim=(0, 105))
+        _norms(column[3], rows, along)
+        _shares(column[4], rows, along)
+        size = rows[0]["size"]
+        cells = f"{size} layers, {len(rows[0]['single'][0])} blocks" if along == "depth" else f"{size} steps"
+        column[0].set_title(f"{'along depth' if along == 'depth' else 'turned, along time'}: {cells}", pad=20)
+    figure.suptitle(
+        f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, {config['images']} test images; "
+        f"along depth {config['width']}, {2 * config['width']}, {4 * config['width']} filters; along time hidden size "
+        f"{config['hidden_size']}\nseeds: {result['seeds']}; mean, least and greatest",
+        fontsize=9,
+    )
+    return figure
+
+
+def _band(axis: Axes, x: Any, curves: Any, row: dict, label: str, low: Any = None, high: Any = None) -> None:
+    """The mean over the seeds [seeds, x], and from the least to the greatest."""
+    colour, style = KINDS[row["kind"]]
+    curves = np.array(curves)
+    low, high = (np.array(curves if each is None else each) for each in (low, high))
+    axis.plot(x, curves.mean(0), style, color=colour, label=label, markersize=3, linewidth=1.2)
+    axis.fill_between(x, low.min(0), high.max(0), color=colour, alpha=0.2, linewidth=0)
+
+
+def _single(axis: Axes, rows: list[dict], along: str) -> None:
+    for row in rows:
+        single, (colour, _) = 100 * np.array(row["single"]), KINDS[row["kind"]]
+        places = np.arange(1, single.shape[1] + 1)
+        _band(axis, places, single, row, row["kind"])
+        axis.axhline(100 * np.mean(row["whole"]), linestyle="--", color=colour, linewidth=0.8)
+        halving = row["halving"]
+        axis.plot(places[halving], single.mean(0)[halving], "o", color=colour, markersize=9, fillstyle="none")
+    axis.set(xlabel=f"{CELL[along]} deleted")
+    _legend(axis, len(rows))
+
+
+def _at_random(axis: Axes, rows: list[dict], name: str, xlabel: str) -> None:
+    for row in rows:
+        series = row[name]  # [seeds][numbers of cells]
+        if not series[0]:
+            continue
+
+        def curve(key: str, row: dict = row, series: list = series) -> np.ndarray:
+            seeds = zip(row["whole"], series, strict=True)
+            return 100 * np.array([[whole, *(each[key] for each in one)] for whole, one in seeds])
+
+        if name == "deleted":
+            x = 100 * np.array([0, *(each["cells"] for each in series[0])]) / len(row["alike"])
+        else:
+            x = np.append(1, np.mean([[each["tau"] for each in one] for one in series], axis=0))
+        _band(axis, x, curve("mean"), row, row["kind"], curve("least"), curve("greatest"))
+    axis.set(xlabel=xlabel)
+
+
+def _norms(axis: Axes, rows: list[dict], along: str) -> None:
+    for row in (row for row in rows if row["paths"]):
+        length = row["paths"][0]["length"]
+        curves = [[each[key] for each in row["paths"]] for key in ("mean_of_log10", "log10_low", "log10_high")]
+        _band(axis, length, curves[0], row, row["kind"], curves[1], curves[2])
+    axis.set(xlabel=f"{CELL[along]}s that the path goes through, k", ylabel="log10 of the norm\nalong one path")
+
+
+def _shares(axis: Axes, rows: list[dict], along: str) -> None:
+    drawn = [(row, [shares(each) for each in row["paths"]]) for row in rows if row["paths"]]
+    for row, found in drawn:
+        k = np.arange(len(found[0].gradient))
+        _band(axis, k, [100 * each.gradient for each in found], row, row["kind"])
+    if drawn:
+        n = len(drawn[0][1][0].paths) - 1
+        axis.fill_between(
+            np.arange(n + 1), 100 * drawn[0][1][0].paths, color="grey", alpha=0.3, label="number of paths", linewidth=0
+        )
+        low, high = (n * length / PAPER_BLOCKS for length in PAPER_LENGTHS)
+        axis.axvspan(low, high, color="#E69F00", alpha=0.15, label="the paper's lengths, scaled", linewidth=0)
+    axis.set(xlabel=f"{CELL[along]}s that the path goes through, k", ylabel="share, %", ylim=(0, None))
+    _legend(axis, 5)
+
+
+def _legend(axis: Axes, count: int) -> None:
+    axis.legend(fontsize=7, ncols=count, loc="lower center", bbox_to_anchor=(0.5, 0.98), borderaxespad=0)
