@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from experiments import crash, degradation, gradient_flow, language_model, pipeline, rotation, scale, speed
+from experiments import crash, degradation, dial, gradient_flow, language_model, pipeline, rotation, scale, speed
 from experiments.claims import CLAIMS
 from experiments.data import DataError
 from experiments.harness import Experiment, Refused, execute, progress_display, writable
@@ -18,7 +18,7 @@ from experiments.page import build
 from lstm_rot.training.run import Stopped
 
 EXPERIMENTS = {
-    module.EXPERIMENT.name: module.EXPERIMENT for module in (gradient_flow, rotation, degradation, language_model)
+    module.EXPERIMENT.name: module.EXPERIMENT for module in (gradient_flow, rotation, degradation, language_model, dial)
 }  # the quickest first, so that there is soon something to see
 BESIDE = {
     module.EXPERIMENT.name: module.EXPERIMENT for module in (pipeline, crash, scale, speed)
