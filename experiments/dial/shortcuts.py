@@ -17,10 +17,7 @@ BIASES = {"exclusive": (0, -2, -4, -6, -8), "shortcut": (0, -3, -6)}
 # The residual function is that of 2015, the addition followed by a rectifier, as in Table 1 of the paper.
 STEPS = {
     "identity": Step(),
-    **{
-        name: Step(shortcut=partial(conv.scaled, keep=keep, add=add))
-        for name, (keep, add) in CONSTANTS.items()
-    },
+    **{name: Step(shortcut=partial(conv.scaled, keep=keep, add=add)) for name, (keep, add) in CONSTANTS.items()},
     **{
         f"{kind}:{bias}": Step(shortcut=GATES[kind], gate_bias=float(bias))
         for kind, biases in BIASES.items()
