@@ -86,10 +86,10 @@ def run(config: Config, progress: Progress) -> dict:
             raise Refused(f"--{field} {unknown[0]}: known are {', '.join(known)}")
     if order.STRETCH % config.sequences:
         raise Refused(f"--sequences {config.sequences}: give a divisor of {order.STRETCH}")
-    long = in_parallel(lambda name: along_time(config, name, progress), config.cells, progress, "along time")
     task = progress.add_task("along depth", total=len(config.shortcuts) * config.seeds)
     deep = [along_depth(config, name, lambda: progress.advance(task)) for name in config.shortcuts]
     progress.remove_task(task)
+    long = in_parallel(lambda name: along_time(config, name, progress), config.cells, progress, "along time")
     return {
         "data": nets.pictures(config.data, config.pixels).provenance,
         "rows": deep + long,
