@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from experiments.dial.judging import sequences_until_solved
 from experiments.dial.order import STRETCH
 
-LOOKS = {  # by the first word of a setting
-    "identity": ("black", "s", "identity: keep 1"),
-    "constant": ("#0072B2", "o", "constant: keep / factor of what is added"),
-    "exclusive": ("#D55E00", "^", "exclusive gate, its bias at the start"),
-    "shortcut": ("#009E73", "D", "shortcut-only gate, its bias at the start"),
-    "1997": ("black", "s", "LSTM of 1997: keep 1"),
-    "bias": ("#0072B2", "o", "LSTM, its forget bias at the start"),
-    "GRU": ("#CC79A7", "v", "GRU"),
+LOOKS = {  # by the first word of a setting: colour, marker, where its number stands, in words
+    "identity": ("black", "s", (0, 6, "center"), "identity: keep 1"),
+    "constant": ("#0072B2", "o", (-5, 3, "right"), "constant: what is kept / added times"),
+    "exclusive": ("#D55E00", "^", (0, 6, "center"), "exclusive gate, its bias at the start"),
+    "shortcut": ("#009E73", "D", (5, -8, "left"), "shortcut-only gate, its bias at the start"),
+    "1997": ("black", "s", (0, 6, "center"), "LSTM of 1997: keep 1"),
+    "bias": ("#0072B2", "o", (5, 3, "left"), "LSTM, its forget bias at the start"),
+    "GRU": ("#CC79A7", "v", (-5, -8, "right"), "GRU"),
 }
 PAPER = {  # He et al. 2016, Table 1: test error of 110 layers, %
     "identity": 6.61,
@@ -45,15 +45,17 @@ def draw(result: dict) -> Figure:
         errors(axes[f"{name} error"], rows)
         gains(axes[f"{name} gain"], rows)
     until_solved(axes["until"], measurements)
-    axes["depth error"].set(
-        title=f"along depth: residual net of {config['depth']} layers, {config['steps']} steps of {config['batch']}\n"
-        f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, width {config['width']}"
+    axes["depth error"].set_title(
+        f"along depth: residual net of {config['depth']} layers, {config['steps']} steps of {config['batch']}\n"
+        f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, width {config['width']}",
+        fontsize=9,
     )
-    axes["time error"].set(
-        title=f"along time: temporal order, {config['length']} to {config['length'] * 11 // 10} symbols, 8 classes\n"
-        f"hidden size {config['hidden_size']}, {config['stretches'] * STRETCH:,} sequences by Adam"
+    axes["time error"].set_title(
+        f"along time: temporal order, {config['length']} to {config['length'] * 11 // 10} symbols, 8 classes\n"
+        f"hidden size {config['hidden_size']}, {config['stretches'] * STRETCH:,} sequences by Adam",
+        fontsize=9,
     )
-    words(axes["words"], axes, result)
+    words(axes["words"], result)
     return figure
 
 
@@ -74,12 +76,13 @@ def opened(row: dict, when: str) -> np.ndarray:
 def points(axis: Axes, rows: list[dict], values: Any) -> None:
     """Of each setting values(row), one for each seed: the mean, from the least to the greatest, and its number."""
     for row in rows:
-        (colour, marker, _), y, x = LOOKS[kind(row["setting"])], np.array(values(row)), opened(row, "start").mean()
-        ends = [[y.mean() - y.min()], [y.max() - y.mean()]]
-        axis.errorbar(x, y.mean(), ends, fmt=marker, color=colour, markersize=5, elinewidth=1)
-        axis.annotate(
-            number(row["setting"]), (x, y.mean()), (4, 3), textcoords="offset points", fontsize=6.5, color=colour
-        )
+        colour, marker, (right, up, side), _ = LOOKS[kind(row["setting"])]
+        y, at = np.array(values(row)), (opened(row, "start").mean(), np.mean(values(row)))
+        ends = [[at[1] - y.min()], [y.max() - at[1]]]
+        axis.errorbar(*at, ends, fmt=marker, color=colour, markersize=5, elinewidth=1)
+        up = -9 if row["setting"] == FAILED else up  # it stands where 0.5/0.5 does
+        words = {"fontsize": 6.5, "color": colour, "ha": side}
+        axis.annotate(number(row["setting"]), at, (right, up), textcoords="offset points", **words)
 
 
 def scaled(axis: Axes, rows: list[dict]) -> None:
@@ -91,9 +94,8 @@ def scaled(axis: Axes, rows: list[dict]) -> None:
     axis.set_xticks(ticks, ["0", *(f"$10^{{{round(np.log10(tick))}}}$" for tick in ticks[1:-1]), "1"])
     axis.minorticks_off()
     axis.axvline(1 / steps, color="grey", linestyle=":", linewidth=1.2)
-    axis.text(
-        1 / steps, 1.0, f" 1/T = 1/{steps}", transform=axis.get_xaxis_transform(), fontsize=7, color="grey", va="top"
-    )
+    place = {"transform": axis.get_xaxis_transform(), "ha": "right", "va": "top"}
+    axis.text(1 / steps, 0.99, f"1/T = 1/{steps} ", fontsize=7, color="grey", **place)
     axis.set_xlabel("1 − mean keep, at the start")
 
 
@@ -108,14 +110,14 @@ def errors(axis: Axes, rows: list[dict]) -> None:
         if row["setting"] in PAPER:
             axis.plot(ends[0], PAPER[row["setting"]], "x", color="grey", markersize=6)
         if row["setting"] == FAILED:
-            axis.text(ends[0], 95, "paper: fails", fontsize=6.5, color="grey", ha="center", va="top")
+            axis.text(ends[0], 97, "paper: 0.5/1 fails", fontsize=6.5, color="grey", ha="center", va="top")
     if rows[0]["axis"] == "depth":
         axis.set_yscale("log")
         axis.set(ylim=(5, 100), ylabel="test error, %")
         axis.set_yticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
         axis.minorticks_off()
     else:
-        axis.set(ylim=(-3, 100), ylabel="error of the last 2,000 sequences, all new, %")
+        axis.set(ylim=(-3, 100), ylabel="error, new sequences, %")
 
 
 def gains(axis: Axes, rows: list[dict]) -> None:
@@ -123,7 +125,7 @@ def gains(axis: Axes, rows: list[dict]) -> None:
     keeps = 1 - np.geomspace(NONE, 0.9999, 400)
     axis.plot(1 - keeps, (rows[0]["steps"] - 1) * np.log10(keeps), color="grey", linewidth=1.2)
     points(axis, rows, lambda row: np.maximum([each["log10_gain"] for each in row["start"]], DEEPEST))
-    axis.set(ylim=(DEEPEST - 0.5, 2.5), ylabel=r"$\log_{10}$ gain of the gradient, end to beginning")
+    axis.set(ylim=(DEEPEST - 0.5, 2.5), ylabel=r"$\log_{10}$ of the gradient's gain")
 
 
 def until_solved(axis: Axes, measurements: dict) -> None:
@@ -131,6 +133,7 @@ def until_solved(axis: Axes, measurements: dict) -> None:
     until, most = sequences_until_solved(measurements), STRETCH * len(rows[0]["errors"][0])
     scaled(axis, rows)
     axis.set_yscale("log")
+    axis.set(ylim=(STRETCH / 2, most * 1.6), ylabel="sequences until solved")
     points(axis, rows, lambda row: np.minimum(until[row["setting"]], most))
     axis.axhline(most, color="grey", linewidth=0.8)
     axis.text(NONE, most, "not solved by here", fontsize=6.5, color="grey", va="bottom")
@@ -138,19 +141,19 @@ def until_solved(axis: Axes, measurements: dict) -> None:
         if row["setting"] in RATIO and "1997" in until and np.isfinite(np.median(until["1997"])):
             paper = RATIO[row["setting"]] * np.median(until["1997"])
             axis.plot(opened(row, "start").mean(), paper, "x", color="grey", markersize=6)
-    axis.set(ylabel="sequences until solved")
 
 
-def words(axis: Axes, axes: Any, result: dict) -> None:
+def words(axis: Axes, result: dict) -> None:
     """The legends of all, and what is measured."""
     axis.axis("off")
     there = {kind(row["setting"]) for row in result["measurements"]["rows"]}
-    for name, (colour, marker, label) in LOOKS.items():
+    for name, (colour, marker, _, label) in LOOKS.items():
         if name in there:
             axis.plot([], [], marker, color=colour, label=label, markersize=5)
     axis.plot([], [], "|-", color="grey", alpha=0.7, label="to the mean keep after training (top)")
     axis.plot([], [], "-", color="grey", label="the direct path: mean keep to the power T − 1 (middle)")
-    axis.plot([], [], "x", color="grey", label="the paper's: top left, 110 layers; below right, its ratio to 1997")
-    axis.legend(loc="upper left", fontsize=8)
+    axis.plot([], [], ":", color="grey", label="1/T, T the steps of the line")
+    axis.plot([], [], "x", color="grey", label="papers: He 2016, 110 layers; Gers 2000, times 1997")
     seeds = result["seeds"]
-    axis.text(0.02, 0.0, f"{seeds} seed{'s' * (seeds > 1)}: mean, least and greatest.", fontsize=8, va="bottom")
+    title = f"{seeds} seed{'s' * (seeds > 1)}: mean, least and greatest"
+    axis.legend(loc="upper left", bbox_to_anchor=(-0.12, 1.0), fontsize=8, title=title, alignment="left")
