@@ -72,7 +72,8 @@ PRESETS = {
         cells=tuple(order.KINDS),
         length=100,
         hidden_size=32,
-        stretches=60,
+        stretches=80,
+        time_rate=3e-3,
         seeds=3,
     ),
 }
