@@ -235,8 +235,9 @@ def turned(errors=None, closed=(0.3, 0.31, 0.32), until=(20, 20, 60, 60, 90), se
         (turned(until=(20, 20, 30, 30, 90)), ["reproduced", "inconclusive", "reproduced"]),  # only half as long again
         (turned(until=(20, 20, 20, 20, 90)), ["reproduced", "contradicted", "reproduced"]),
         (turned(until=(10, 20, 60, 60, 90)), ["reproduced", "contradicted", "reproduced"]),
-        (turned(until=(20, 20, 0, 60, 0)), ["reproduced", "reproduced", "contradicted"]),
-        (turned(until=(0, 0, 60, 60, 80)), ["reproduced", "inconclusive", "inconclusive"]),  # no gap to close
+        (turned(until=(20, 20, 0, 40, 0)), ["reproduced", "reproduced", "contradicted"]),
+        (turned(until=(0, 0, 60, 60, 80)), ["reproduced", "contradicted", "inconclusive"]),  # no gap to close
+        (turned(until=(0, 0, 0, 60, 0)), ["reproduced", "inconclusive", "inconclusive"]),  # bounds, and too wide
         (turned(until=(20, 20, 60, 0, 0)), ["reproduced", "reproduced", "inconclusive"]),
     ],
 )
