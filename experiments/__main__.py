@@ -14,6 +14,7 @@ from experiments import (
     cifar,
     crash,
     degradation,
+    dial,
     gradient_flow,
     language_model,
     lesion,
@@ -31,7 +32,7 @@ from lstm_rot.training.run import Stopped
 
 EXPERIMENTS = {
     module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (gradient_flow, rotation, cifar, lesion, streams, degradation, language_model)
+    for module in (gradient_flow, rotation, cifar, lesion, streams, dial, degradation, language_model)
 }  # the quickest first, so that there is soon something to see
 BESIDE = {
     module.EXPERIMENT.name: module.EXPERIMENT for module in (pipeline, crash, scale, speed)

@@ -71,6 +71,27 @@ CLAIMS = {
             "a figure: E[x_l - x_end] near 0 in every stage",
         ),
         Claim(
+            "HE16-t1",
+            "Whatever closes the shortcut, a constant factor or a gate, makes a residual net worse; one whose gate is "
+            "open at the start is nearly as good as the identity.",
+            "He et al. 2016, Table 1 (CIFAR-10, ResNet-110)",
+            "test error, %: identity 6.61; constant 0.5/0.5 12.35, 0.5/1 fails; exclusive gate, bias -6 8.70; "
+            "shortcut-only gate, bias 0 12.86, bias -6 6.91",
+        ),
+        Claim(
+            "GERS00-bias",
+            "On temporal order with three symbols an LSTM of forget bias 5 learns as fast as that of 1997, which "
+            "forgets nothing; at bias 1 it takes longer.",
+            "Gers, Schmidhuber & Cummins 2000",
+            "bias 5: as fast as 1997; bias 1: about 3 times as long",
+        ),
+        Claim(
+            "JOZ15-bias",
+            "A forget bias of 1 closes the gap between the LSTM and the GRU.",
+            "Jozefowicz, Zaremba & Sutskever 2015",
+            "no number: an order",
+        ),
+        Claim(
             "SRI15",
             "Plain nets get harder to train with depth, highway nets train at 100 layers.",
             "Srivastava et al. 2015, Fig. 1 (MNIST)",

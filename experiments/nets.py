@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from platformdirs import user_cache_path
 
 from experiments import data
 from experiments.harness import Refused
@@ -193,7 +194,9 @@ def _identity(recipe: Recipe, points: int) -> dict[str, Any]:
 
 
 def _named(value: Any) -> Any:
-    """Configs as their fields, functions and classes as their names."""
+    """Configs as their fields, functions and classes as their names, a partial function as what it was made of."""
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return f"{value.__module__}.{value.__qualname__}"
@@ -296,6 +299,11 @@ def _answers(model: Any, params: Any, statistics: Any, x: jax.Array) -> jax.Arra
 def count(params: Any) -> int:
     """The number of weights."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def keep_compiled() -> None:
+    """Programs that took long to compile are kept in the user's cache: the runs of all seeds share theirs."""
+    jax.config.update("jax_compilation_cache_dir", str(user_cache_path("lstm_rot") / "compiled"))
 
 
 def use_all_cores() -> None:

@@ -7,17 +7,19 @@ import urllib.error
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from classifiers import untrained
 from rich.progress import Progress
-from test_streams import untrained
 
 from experiments import __main__ as everything
 from experiments import (
     cifar,
     data,
     degradation,
+    dial,
     gradient_flow,
     harness,
     language_model,
@@ -27,7 +29,10 @@ from experiments import (
     streams,
 )
 from experiments.claims import CLAIMS
+from experiments.dial import order, probing
 from experiments.rotation import ladder, laws
+from lstm_rot.branches import conv
+from lstm_rot.models import conv_resnet
 
 pytestmark = pytest.mark.usefixtures("settings_of_a_user")
 EXPERIMENTS = list(everything.EXPERIMENTS.values())
@@ -91,6 +96,20 @@ TINY = {
         path_samples=2,
         seeds=2,
     ),
+    "dial": replace(
+        dial.PRESETS["quick"],
+        width=2,
+        shortcuts=("exclusive:0",),
+        steps=2,
+        batch=8,
+        cells=("GRU",),
+        length=10,
+        hidden_size=2,
+        stretches=1,
+        sequences=1000,
+        probes=2,
+        seeds=2,
+    ),
 }
 
 
@@ -102,8 +121,8 @@ def test_a_run_writes_json_and_a_figure_drawn_from_it_alone(experiment, tmp_path
     monkeypatch.setattr(cifar, "READERS", {"LSTM": cifar.READERS["LSTM"]})
     text = data._divided("manual", data.text("manual").train[:50_000], "the beginning")
     monkeypatch.setitem(data.TEXTS, "manual", lambda: text)
-    if experiment in (lesion.EXPERIMENT, streams.EXPERIMENT):  # the training of these nets has tests of its own
-        monkeypatch.setattr(nets, "trained", lambda recipe, *_, **__: untrained(recipe.model, seed=recipe.seed))
+    if experiment is not cifar.EXPERIMENT:  # the training of these nets has tests of its own
+        monkeypatch.setattr(nets, "trained", lambda recipe, *_, **__: untrained(recipe.model, recipe.seed))
     monkeypatch.chdir(tmp_path)  # where runs keep their checkpoints
     published = tmp_path / experiment.name / "published.json"
     published.parent.mkdir()
@@ -270,6 +289,79 @@ def test_rotation_judges_laws_rungs_and_training(measured, verdicts):
     assert [finding.verdict for finding in rotation.judge(measured)] == verdicts
 
 
+def turned(errors=None, closed=(0.3, 0.31, 0.32), until=(20, 20, 60, 60, 90), seeds=3):
+    """Of each shortcut the errors; of each cell after how many stretches it is solved, 0 for never."""
+    errors = errors or (0.3, 0.5, 0.5, 0.5, 0.5)
+    names = ("identity", "0.5/0.5", "0.5/1", "exclusive:0", "shortcut:0")
+    deep = {name: [error - 0.01, error, error + 0.01] for name, error in zip(names, errors, strict=True)}
+    rows = [
+        {"axis": "depth", "setting": name, "error": error[:seeds]}
+        for name, error in (deep | {"shortcut:-6": list(closed)}).items()
+    ]
+    for name, solved in zip(("1997", "bias:5", "bias:1", "GRU", "bias:0"), until, strict=True):
+        curve = [0.0 if solved and k >= solved else 0.9 for k in range(1, 101)]
+        rows.append({"axis": "time", "setting": name, "errors": [curve] * seeds})
+    return {"rows": rows, "depth": 8, "steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdicts"),
+    [
+        (turned(), ["reproduced"] * 3),
+        (turned(seeds=2), ["inconclusive"] * 3),
+        (turned(errors=(0.3, 0.5, 0.31, 0.5, 0.5)), ["inconclusive", "reproduced", "reproduced"]),  # one no worse
+        (turned(errors=(0.3, 0.5, 0.2, 0.5, 0.5)), ["contradicted", "reproduced", "reproduced"]),
+        (turned(closed=(0.2, 0.2, 0.2)), ["inconclusive", "reproduced", "reproduced"]),  # better than identity
+        (turned(closed=(0.45, 0.45, 0.45)), ["inconclusive", "reproduced", "reproduced"]),
+        (turned(closed=(0.6, 0.6, 0.6)), ["contradicted", "reproduced", "reproduced"]),
+        (turned(until=(20, 20, 30, 30, 90)), ["reproduced", "inconclusive", "reproduced"]),  # only half as long again
+        (turned(until=(20, 20, 20, 20, 90)), ["reproduced", "contradicted", "reproduced"]),
+        (turned(until=(10, 20, 60, 60, 90)), ["reproduced", "contradicted", "reproduced"]),
+        (turned(until=(20, 20, 0, 40, 0)), ["reproduced", "reproduced", "contradicted"]),
+        (turned(until=(0, 0, 60, 60, 80)), ["reproduced", "contradicted", "inconclusive"]),  # no gap to close
+        (turned(until=(0, 0, 0, 60, 0)), ["reproduced", "inconclusive", "inconclusive"]),  # bounds, and too wide
+        (turned(until=(20, 20, 60, 0, 0)), ["reproduced", "reproduced", "inconclusive"]),
+    ],
+)
+def test_the_dial_judges_by_spread_and_by_ratios_of_sequences(measured, verdicts):
+    assert [finding.verdict for finding in dial.judge(measured)] == verdicts
+
+
+def test_every_shortcut_has_a_folder_of_its_own():
+    recipes = [dial.nets.Recipe(conv_resnet.Config(8, step), "digits", 1) for step in dial.STEPS.values()]
+    assert len({dial.nets.name_of(recipe, 1) for recipe in recipes}) == len(recipes)
+
+
+def test_temporal_order_asks_for_what_stands_in_its_sequences():
+    given = order.sequences(jax.random.key(0), 500, 100)
+    symbols = np.asarray(given.xs.argmax(-1)).T
+    assert set(np.asarray(given.lengths)) == set(range(100, 111))
+    for row, length, label in zip(symbols, np.asarray(given.lengths), np.asarray(given.classes), strict=True):
+        (places,) = np.nonzero(np.isin(row[:length], (order.X, order.Y)))
+        assert all(low <= at <= high for at, (low, high) in zip(places, order.PLACES, strict=True))
+        assert label == ((row[places] == order.Y) * [4, 2, 1]).sum()
+        assert row[0] == order.START and row[length - 1] == order.END
+        assert set(np.delete(row[:length], [0, length - 1, *places])) <= {1, 2, 3, 4}
+
+
+def nothing_added(branch):
+    return conv.scaled(branch, 0.5, 0.0)
+
+
+def test_a_line_that_adds_nothing_hands_the_product_of_its_keeps_back_along_either_axis():
+    key = jax.random.key(0)
+    p, xs = order.init(key, order.KINDS["1997"], 3), order.sequences(key, 2, 10).xs
+    long = probing.of_cell(lambda p, c, h, x: (0.5, 0 * c, lambda c: (h, h)), p, xs, key)
+    model = conv_resnet.Config(8, conv_resnet.Step(shortcut=nothing_added), width=2, channels=1)
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), conv_resnet._shapes(model))
+    stem = params.net[0]._replace(norm=conv.BatchNorm(jnp.ones(2), 9 * jnp.ones(2)))  # no rectifier closes
+    images = jax.random.uniform(key, (2, 8, 8, 1))
+    deep = probing.of_net(model, params._replace(net=(stem, *params.net[1:])), images, key)
+    assert (long["keep"], deep["keep"]) == (0.5, 0.5)
+    assert long["log10_gain"] == pytest.approx(10 * np.log10(0.5), abs=1e-5)
+    assert deep["log10_gain"] == pytest.approx(2 * np.log10(0.5), abs=1e-5)
+
+
 def test_laws_notice_a_cell_that_breaks_them(monkeypatch):
     x = jnp.asarray(data.images("digits").test_x[:4]).swapaxes(0, 1)
     monkeypatch.setattr(laws, "turn", lambda cell: lambda p, left, below: cell(p, left, below))
@@ -364,6 +456,8 @@ def test_data_errors_name_the_file_the_address_and_the_digest(case, mnist_file, 
             "--pieces 0: give a number",
         ),
         (lambda out: harness.main(rotation.EXPERIMENT, ["--seeds", "0", "--results", out]), "--seeds 0: give a number"),
+        (lambda out: harness.main(dial.EXPERIMENT, ["--cells", "bias:7", "--results", out]), "known are 1997, bias:-2"),
+        (lambda out: harness.main(dial.EXPERIMENT, ["--sequences", "7", "--results", out]), "a divisor of 2000"),
         (lambda out: harness.main(gradient_flow.EXPERIMENT, ["--steps", "65", "--results", out]), "only 64 pixels"),
     ],
 )

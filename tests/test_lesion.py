@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from classifiers import untrained
 from helpers import assert_close
 
 from experiments import lesion, lines, nets
@@ -23,15 +24,13 @@ LONG = classifier.Config(lstm_model.Config(16, 4), 10)
 
 def fresh(model):
     """A net that nobody has trained, its head not zero, its running statistics different from block to block."""
-    recipe, rng = nets.Recipe(model, "digits", 1), np.random.default_rng(0)
-    module = conv_resnet if recipe.turned else classifier
+    net, rng = untrained(model), np.random.default_rng(0)
 
     def moved(leaf):
         return leaf + jnp.asarray(0.1 * rng.standard_normal(leaf.shape), leaf.dtype)
 
-    params = module.init(jax.random.key(0), model)
-    statistics = conv_resnet.statistics(model) if recipe.turned else ()
-    return nets.Net(recipe, params._replace(w=moved(params.w)), jax.tree.map(moved, statistics), {}, 0.0)
+    params = net.params._replace(w=moved(net.params.w))
+    return net._replace(params=params, statistics=jax.tree.map(moved, net.statistics))
 
 
 def some(count):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from classifiers import untrained
 from helpers import CELLS, assert_close, flow, normal, on_device, weights
 
 from experiments import lines, nets
@@ -27,14 +28,9 @@ MODELS = {
 
 @pytest.fixture(params=MODELS)
 def net(request, settings_of_a_user):
-    model = MODELS[request.param]
-    recipe = nets.Recipe(model, "digits", 1)
-    statistics = conv_resnet.statistics(model) if recipe.turned else ()
-    module = conv_resnet if recipe.turned else classifier
-    params = module.init(jax.random.key(0), model)
-    if not recipe.turned:
-        params = params._replace(w=jax.random.normal(jax.random.key(1), params.w.shape))
-    return nets.Net(recipe, params, statistics, {}, 0.0)
+    net = untrained(MODELS[request.param])
+    head = jax.random.normal(jax.random.key(1), net.params.w.shape)  # a recurrent one's begins at zero
+    return net._replace(params=net.params._replace(w=head))
 
 
 def test_a_line_is_the_net_and_alive_it_is_the_net_still(net):

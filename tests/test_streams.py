@@ -4,20 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from classifiers import untrained
 
 from experiments import lines, nets, streams
 from experiments.streams.measuring import estimates
 from lstm_rot.models import classifier, conv_resnet, residual_rnn
 
 pytestmark = pytest.mark.usefixtures("settings_of_a_user")
-
-
-def untrained(model, seed=0):
-    """A classifier of digits before its first step, as `nets.trained` gives one after its last."""
-    recipe = nets.Recipe(model, "digits", 1, seed=seed)
-    module = conv_resnet if recipe.turned else classifier
-    statistics = conv_resnet.statistics(model) if recipe.turned else ()
-    return nets.Net(recipe, module.init(jax.random.key(seed), model), statistics, {}, 0.0)
 
 
 def images():
