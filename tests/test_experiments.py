@@ -209,6 +209,7 @@ def trained_nets(plain, residual, test=(8.8, 7.0), seeds=3, paper=False):
                 "axis": "depth",
                 "kind": kind,
                 "size": size,
+                "step": [100, 200],
                 "train_error": [[0.9, (error + shift) / 100] for shift in (-1, 0, 1)[:seeds]],
                 "test_error": [[0.9, (at_test + shift / 9) / 100] for shift in (-1, 0, 1)[:seeds]],
             }

@@ -40,7 +40,7 @@ def degradation(measurements: dict) -> Finding:
     ]
     return Finding(
         "HE15-degrade",
-        f"training error, plain: {said[0]}; residual: {said[1]}",
+        f"training error, plain: {said[0]}; residual: {said[1]}{_short(measurements)}",
         verdict,
         f"of the nets of {LEAST_DEPTH} layers or more, an error rises (or falls) if it does so from each depth to the "
         "next, by more than the two standard deviations over the seeds together; reproduced if the training error "
@@ -71,12 +71,19 @@ def table_6(measurements: dict) -> Finding:
     else:
         verdict = INCONCLUSIVE
     said = ", ".join(f"{depth} layers {spread(errors[depth])} %" for depth in sorted(errors))
-    small = "" if measurements["at paper size"] else " (smaller images, fewer filters, far fewer steps)"
     return Finding(
         "HE15-t6",
-        f"test error of residual nets: {said}{small}",
+        f"test error of residual nets: {said}{_short(measurements)}",
         verdict,
         "at the paper's size, with the paper's recipe: reproduced if at two depths or more the mean test error is at "
         f"most the paper's + {WITHIN} points and falls with depth; contradicted if it is so at none; else "
         "inconclusive; at any other size out of reach here",
     )
+
+
+def _short(measurements: dict) -> str:
+    """How far the training is from the paper's, in words."""
+    if measurements["at paper size"]:
+        return ""
+    steps = max(row["step"][-1] for row in measurements["rows"] if row["axis"] == "depth")
+    return f"; after {steps:,} steps on smaller images with fewer filters, where the paper's nets have 64,000"
