@@ -15,7 +15,7 @@ DASHES = ("-", "--", ":", (0, (5, 1, 1, 1)), (0, (1, 3)))  # the longest line is
 
 
 def draw(result: dict) -> Figure:
-    figure, axes = plt.subplots(4, 2, figsize=(9.5, 12), layout="constrained")
+    figure, axes = plt.subplots(4, 2, figsize=(9, 11), dpi=92, layout="constrained")
     rows, config, seeds = result["measurements"]["rows"], result["config"], result["seeds"]
     for column, name in zip(axes.T, ("depth", "time"), strict=True):
         mine = [row for row in rows if row["axis"] == name]
@@ -26,7 +26,11 @@ def draw(result: dict) -> Figure:
         describe(column, name)
         kinds = [handle(KINDS[kind][0], "-", kind) for kind in dict.fromkeys(row["kind"] for row in mine)]
         unit = "layers" if name == "depth" else "time steps"
-        column[0].legend(handles=kinds + [handle("grey", dashes[size], f"{size} {unit}") for size in dashes], ncols=2)
+        column[0].legend(
+            handles=kinds + [handle("grey", dashes[size], f"{size} {unit}") for size in dashes],
+            ncols=2,
+            loc="upper right",
+        )
     figure.suptitle(
         f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, {result['measurements']['images']} "
         f"test images; along depth {config['width']}, {2 * config['width']}, {4 * config['width']} filters, batch norm "
@@ -87,6 +91,12 @@ def describe(column: Any, name: str) -> None:
     column[1].set(xlabel=f"rank of the {rank}: 0 the largest, 1 the least", xlim=(-0.02, 1.02))
     column[2].axhspan(-SMALL, SMALL, color="#009E73", alpha=0.12, linewidth=0)
     column[2].text(0, SMALL, f"small: within {SMALL}", color="#00664B", fontsize=7, va="bottom")
-    for panel in (column[0], *column[2:]) if name == "depth" else ():
+    if name == "time":
+        column[0].set_ylim(0, 1.5)  # room for the legend
+        return
+    for panel in (column[0], *column[2:]):
         for edge in (1 / 3, 2 / 3):
             panel.axvline(edge, color="grey", linewidth=0.8)
+    for panel in (column[0], column[1], column[3]):
+        panel.set_yscale("log", nonpositive="mask")
+    column[2].set_yscale("symlog", linthresh=0.5)
