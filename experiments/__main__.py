@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from experiments import crash, degradation, gradient_flow, language_model, pipeline, rotation, scale, speed
+from experiments import crash, degradation, gradient_flow, language_model, pipeline, rotation, scale, speed, very_deep
 from experiments.claims import CLAIMS
 from experiments.data import DataError
 from experiments.harness import Experiment, Refused, execute, progress_display, writable
@@ -21,7 +21,7 @@ EXPERIMENTS = {
     module.EXPERIMENT.name: module.EXPERIMENT for module in (gradient_flow, rotation, degradation, language_model)
 }  # the quickest first, so that there is soon something to see
 BESIDE = {
-    module.EXPERIMENT.name: module.EXPERIMENT for module in (pipeline, crash, scale, speed)
+    module.EXPERIMENT.name: module.EXPERIMENT for module in (pipeline, crash, very_deep, scale, speed)
 }  # of the machine and not of any data
 
 
