@@ -22,8 +22,8 @@ class Weights(NamedTuple):
 class Case:
     """A training step of the net of He et al. 2015: `pixels` a side, float32.
 
-    part: 'deep', of which compiling and memory are asked, or 'rate', whose images are counted. analysed: the batch of which
-    memory is asked; where it is another, it is only compiled. compiles: how often the step's compiling is timed.
+    part: 'deep', of which compiling and memory are asked, or 'rate', whose images are counted. analysed: the batch of
+    which memory is asked; where it is another, it is only compiled. compiles: how often compiling is timed.
     """
 
     depth: int
