@@ -23,6 +23,7 @@ from experiments import (
     scale,
     speed,
     streams,
+    very_deep,
 )
 from experiments.claims import CLAIMS
 from experiments.data import DataError
@@ -35,7 +36,7 @@ EXPERIMENTS = {
     for module in (gradient_flow, rotation, cifar, lesion, streams, dial, degradation, language_model)
 }  # the quickest first, so that there is soon something to see
 BESIDE = {
-    module.EXPERIMENT.name: module.EXPERIMENT for module in (pipeline, crash, scale, speed)
+    module.EXPERIMENT.name: module.EXPERIMENT for module in (pipeline, crash, very_deep, scale, speed)
 }  # of the machine and not of any data
 
 

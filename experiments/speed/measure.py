@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,35 @@ def measured(case: Case, *, seconds: float, least: int, most: int, patience: flo
     within `patience` seconds is in 'failed', with what it said; what it had done by then is kept.
     """
     names, left_out = contenders(case)
-    result: dict[str, Any] = {"case": dataclasses.asdict(case), "left_out": left_out, "failed": {}, "versions": {}}
-    results: dict[str, dict] = {}
-    with _others() as others, _workers(names, case) as workers:
+    result = asked(case, names, seconds=seconds, least=least, most=most, patience=patience)
+    result["left_out"] = left_out | result["left_out"]
+    if case.part == "masked":
+        for name, numbers in result["contenders"].items():
+            numbers["does"] = CONTENDERS[name].masked
+    return result
 
-        def each(names: list[str], *request: Any) -> Iterator[tuple[str, Any]]:
+
+def asked(
+    case: Any,
+    names: Sequence[str],
+    *,
+    compiled: Sequence[str] = MODES,
+    called: Sequence[str] = MODES,
+    package: str = "speed",
+    seconds: float,
+    least: int,
+    most: int,
+    patience: float,
+) -> dict:
+    """What `measured` gives, of these contenders of an experiment: each mode in turn compiled, then called.
+
+    The memory is that of the last mode compiled.
+    """
+    result: dict[str, Any] = {"case": dataclasses.asdict(case), "left_out": {}, "failed": {}, "versions": {}}
+    results: dict[str, dict] = {}
+    with _others() as others, _workers(names, case, package) as workers:
+
+        def each(names: Sequence[str], *request: Any) -> Iterator[tuple[str, Any]]:
             """The answers, in turn; those who fail are told and closed."""
             for name in names:
                 if name not in workers:
@@ -44,21 +68,26 @@ def measured(case: Case, *, seconds: float, least: int, most: int, patience: flo
 
         for name, versions in each(names):
             result["versions"] |= versions
-            results[name] = {"does": CONTENDERS[name].masked} if case.part == "masked" else {}
-        for mode in MODES:
-            for name, compiled in each(names, "compile", mode):
-                if compiled:
-                    results[name].setdefault("compile", {})[mode] = compiled["seconds"]
-                if mode == "both" and "temporary" in compiled:
-                    results[name]["temporary"] = compiled["temporary"]
-        for mode in MODES:
+            results[name] = {}
+        for mode in compiled:
+            for name, told in each(names, "compile", mode):
+                if told:
+                    results[name].setdefault("compile", {})[mode] = told["seconds"]
+                if mode == compiled[-1] and "temporary" in told:
+                    results[name]["temporary"] = told["temporary"]
+        for mode in called:
             for name, times in _rounds(each, names, mode, seconds, least, most).items():
                 results[name][mode] = _summary(times)
     return result | {"contenders": results} | others
 
 
 def _rounds(
-    each: Callable[..., Iterator[tuple[str, Any]]], names: list[str], mode: str, seconds: float, least: int, most: int
+    each: Callable[..., Iterator[tuple[str, Any]]],
+    names: Sequence[str],
+    mode: str,
+    seconds: float,
+    least: int,
+    most: int,
 ) -> dict[str, list[float]]:
     """The seconds of every measured call. Each round goes through all, every second one backwards."""
     warm = {name: answer[0] for name, answer in each(names, "call", mode, 1)}
@@ -83,12 +112,12 @@ def _summary(times: list[float]) -> dict:
 
 
 @contextmanager
-def _workers(names: list[str], case: Case) -> Iterator[dict[str, Worker]]:
+def _workers(names: Sequence[str], case: Any, package: str) -> Iterator[dict[str, Worker]]:
     """A process for each name; all have ended afterwards."""
     workers: dict[str, Worker] = {}
     try:
         for name in names:
-            workers[name] = Worker(name, dataclasses.asdict(case))
+            workers[name] = Worker(name, dataclasses.asdict(case), package)
         yield workers
     finally:
         for worker in workers.values():

@@ -21,15 +21,17 @@ import numpy as np
 from experiments.speed.case import Case, Eager, LeftOut, Traced
 from experiments.speed.contenders import CONTENDERS
 
-FOLDER = Path(__file__).parent
-# The process imports this folder's files without the package's own `__init__`, which would bring JAX to all.
+FOLDER = Path(__file__).parents[1]
+# The process imports the packages' files without their own `__init__`, which would bring JAX to all.
 BEGIN = """
-import sys, types
-package = sys.modules["experiments.speed"] = types.ModuleType("experiments.speed")
-package.__path__ = [sys.argv[1]]
-from experiments.speed.worker import main
-main(int(sys.argv[2]))
+import importlib, sys, types
+folder, descriptor, package = sys.argv[1:]
+for name in {"speed", package}:
+    module = sys.modules["experiments." + name] = types.ModuleType("experiments." + name)
+    module.__path__ = [folder + "/" + name]
+importlib.import_module("experiments." + package + ".worker").main(int(descriptor))
 """
+NO_ANSWER = "no answer within"
 DISTRIBUTIONS = {"haiku": "dm-haiku"}  # package -> its name on PyPI, where that is another
 
 
@@ -38,9 +40,12 @@ class Failed(Exception):
 
 
 class Worker:
-    """A process for one contender and case, made at once; `ask` waits for its answers."""
+    """A process for one contender and case, made at once; `ask` waits for its answers.
 
-    def __init__(self, name: str, case: dict):
+    package: the experiment whose `worker.py` holds the process's `main`.
+    """
+
+    def __init__(self, name: str, case: dict, package: str = "speed"):
         self.connection, theirs = Pipe()
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         environment = os.environ | {
@@ -48,10 +53,10 @@ class Worker:
             "JAX_ENABLE_COMPILATION_CACHE": "false",  # or compiling would take no time
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # all contenders share one GPU
             "KERAS_BACKEND": "jax",
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(FOLDER.parents[1]), os.environ.get("PYTHONPATH")))),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(FOLDER.parent), os.environ.get("PYTHONPATH")))),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", BEGIN, str(FOLDER), str(theirs.fileno())],
+            [sys.executable, "-c", BEGIN, str(FOLDER), str(theirs.fileno()), package],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=self.log,
@@ -70,7 +75,7 @@ class Worker:
             if request:
                 self.connection.send(request)
             if not self.connection.poll(patience):
-                raise Failed(f"no answer within {patience:g} s")
+                raise Failed(f"{NO_ANSWER} {patience:g} s")
             kind, answer = self.connection.recv()
         except (EOFError, OSError) as error:
             raise Failed(f"its process died, exit status {self.process.wait()}: {self._last_words()}") from error
@@ -107,7 +112,7 @@ class Job:
             self.calls = {"forward": self.model.forward, "both": self.model.both}
         else:
             self.programs = programs(self.case, self.model)
-            self.versions = _versions(contender.package)
+            self.versions = versions_of(contender.package)
 
     def compile(self, mode: str) -> dict:
         """Seconds of lowering and compiling, and the bytes of temporary memory; nothing where neither is known."""
@@ -168,7 +173,7 @@ def programs(case: Case, model: Traced) -> dict[str, tuple[Callable[..., Any], t
     return {"forward": (forward, args), "both": (both, (*args, gradient))}
 
 
-def _versions(package: str) -> dict[str, str]:
+def versions_of(package: str) -> dict[str, str]:
     """Of JAX, of the package and, on a GPU, of the cuDNN that came with JAX; and the GPU's name."""
     import jax
 
@@ -182,8 +187,11 @@ def _versions(package: str) -> dict[str, str]:
     return versions | ({"GPU": device.device_kind} if device.platform == "gpu" else {})
 
 
-def main(descriptor: int) -> None:
-    """Answers until the pipe closes: ('ok', answer), ('left out', why) or ('failed', message)."""
+def main(descriptor: int, make: Callable[[str, dict], Any] = Job) -> None:
+    """Answers, for the job make(name, case), until the pipe closes.
+
+    Answers are ('ok', answer), ('left out', why) or ('failed', message).
+    """
     connection = Connection(descriptor)
     name, case = connection.recv()
     job: Any = None
@@ -194,7 +202,7 @@ def main(descriptor: int) -> None:
                 method, *args = request
                 answer = getattr(job, method)(*args)
             else:
-                job = Job(name, case)
+                job = make(name, case)
                 answer = job.versions
             connection.send(("ok", answer))
         except BrokenPipeError:
