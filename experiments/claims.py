@@ -102,6 +102,7 @@ CLAIMS = {
             "Deleting one block barely hurts a trained residual net and destroys a plain one.",
             "Veit et al. 2016 (CIFAR-10; ResNet-110, VGG)",
             "curves, no number read: the residual net barely worse without any one block, VGG at chance",
+            leading=True,
         ),
         Claim(
             "VEIT16-paths",

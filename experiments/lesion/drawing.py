@@ -102,7 +102,7 @@ def _shares(axis: Axes, rows: list[dict], along: str) -> None:
         low, high = (n * length / PAPER_BLOCKS for length in PAPER_LENGTHS)
         axis.axvspan(low, high, color="#E69F00", alpha=0.15, label="the paper's lengths, scaled", linewidth=0)
     axis.set(xlabel=f"{CELL[along]}s that the path goes through, k", ylabel="share, %", ylim=(0, None))
-    _legend(axis, 5)
+    _legend(axis, 2)
 
 
 def _legend(axis: Axes, count: int) -> None:
