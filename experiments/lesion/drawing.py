@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.cifar.drawing import KINDS
 from experiments.lesion.judging import PAPER_BLOCKS, PAPER_LENGTHS
@@ -19,8 +20,7 @@ def draw(result: dict) -> Figure:
     config, measured = result["config"], result["measurements"]
     chance = 100 * (1 - 1 / measured["classes"])
     for column, along in zip(axes.T, CELL, strict=True):
-        rows = [row for row in measured["rows"] if row["axis"] == along]
-        rows = [row for row in rows if row["size"] == max(each["size"] for each in rows)]
+        rows = sorted((row for row in measured["rows"] if row["axis"] == along), key=lambda row: -row["size"])
         _single(column[0], rows, along)
         _at_random(column[1], rows, "deleted", f"{CELL[along]}s deleted at random, %")
         _at_random(column[2], rows, "exchanged", "Kendall's tau of the order, 1: as trained")
@@ -28,11 +28,12 @@ def draw(result: dict) -> Figure:
         for axis in column[:3]:
             axis.axhline(chance, linestyle=":", color="grey", linewidth=1)
             axis.set(ylabel="test error, %", ylim=(0, 105))
-        _norms(column[3], rows, along)
-        _shares(column[4], rows, along)
-        size = rows[0]["size"]
-        cells = f"{size} layers, {len(rows[0]['single'][0])} blocks" if along == "depth" else f"{size} steps"
-        column[0].set_title(f"{'along depth' if along == 'depth' else 'turned, along time'}: {cells}", pad=20)
+        longest = [row for row in rows if row["size"] == rows[0]["size"]]
+        for axis in column[3:]:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _norms(column[3], longest, along)
+        _shares(column[4], longest, along)
+        column[0].set_title("along depth" if along == "depth" else "turned, along time", pad=32)
     figure.suptitle(
         f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, {config['images']} test images; "
         f"along depth {config['width']}, {2 * config['width']}, {4 * config['width']} filters; along time hidden size "
@@ -42,25 +43,34 @@ def draw(result: dict) -> Figure:
     return figure
 
 
-def _band(axis: Axes, x: Any, curves: Any, row: dict, label: str, low: Any = None, high: Any = None) -> None:
+def _name(row: dict) -> str:
+    return f"{row['kind']}, {row['size']} {'layers' if row['axis'] == 'depth' else 'steps'}"
+
+
+def _band(
+    axis: Axes, x: Any, curves: Any, row: dict, *, low: Any = None, high: Any = None, faded: bool = False
+) -> None:
     """The mean over the seeds [seeds, x], and from the least to the greatest."""
     colour, style = KINDS[row["kind"]]
+    alpha = 0.4 if faded else 1.0
     curves = np.array(curves)
     low, high = (np.array(curves if each is None else each) for each in (low, high))
-    axis.plot(x, curves.mean(0), style, color=colour, label=label, markersize=3, linewidth=1.2)
-    axis.fill_between(x, low.min(0), high.max(0), color=colour, alpha=0.2, linewidth=0)
+    axis.plot(x, curves.mean(0), style, color=colour, alpha=alpha, label=_name(row), markersize=3, linewidth=1.2)
+    axis.fill_between(x, low.min(0), high.max(0), color=colour, alpha=0.2 * alpha, linewidth=0)
 
 
 def _single(axis: Axes, rows: list[dict], along: str) -> None:
     for row in rows:
         single, (colour, _) = 100 * np.array(row["single"]), KINDS[row["kind"]]
-        places = np.arange(1, single.shape[1] + 1)
-        _band(axis, places, single, row, row["kind"])
-        axis.axhline(100 * np.mean(row["whole"]), linestyle="--", color=colour, linewidth=0.8)
-        halving = row["halving"]
-        axis.plot(places[halving], single.mean(0)[halving], "o", color=colour, markersize=9, fillstyle="none")
-    axis.set(xlabel=f"{CELL[along]} deleted")
-    _legend(axis, len(rows))
+        places = 100 * (np.arange(single.shape[1]) + 0.5) / single.shape[1]
+        faded = row["size"] < rows[0]["size"]
+        _band(axis, places, single, row, faded=faded)
+        alpha, halving = (0.4 if faded else 1.0), row["halving"]
+        axis.axhline(100 * np.mean(row["whole"]), linestyle="--", color=colour, linewidth=0.8, alpha=alpha)
+        rings = {"markersize": 8, "fillstyle": "none", "alpha": alpha}
+        axis.plot(places[halving], single.mean(0)[halving], "o", color=colour, **rings)
+    axis.set(xlabel=f"place of the one {CELL[along]} deleted, % of all")
+    _legend(axis, 3 if along == "time" else 2)
 
 
 def _at_random(axis: Axes, rows: list[dict], name: str, xlabel: str) -> None:
@@ -77,7 +87,8 @@ def _at_random(axis: Axes, rows: list[dict], name: str, xlabel: str) -> None:
             x = 100 * np.array([0, *(each["cells"] for each in series[0])]) / len(row["alike"])
         else:
             x = np.append(1, np.mean([[each["tau"] for each in one] for one in series], axis=0))
-        _band(axis, x, curve("mean"), row, row["kind"], curve("least"), curve("greatest"))
+        faded = row["size"] < rows[0]["size"]
+        _band(axis, x, curve("mean"), row, low=curve("least"), high=curve("greatest"), faded=faded)
     axis.set(xlabel=xlabel)
 
 
@@ -85,7 +96,7 @@ def _norms(axis: Axes, rows: list[dict], along: str) -> None:
     for row in (row for row in rows if row["paths"]):
         length = row["paths"][0]["length"]
         curves = [[each[key] for each in row["paths"]] for key in ("mean_of_log10", "log10_low", "log10_high")]
-        _band(axis, length, curves[0], row, row["kind"], curves[1], curves[2])
+        _band(axis, length, curves[0], row, low=curves[1], high=curves[2])
     axis.set(xlabel=f"{CELL[along]}s that the path goes through, k", ylabel="log10 of the norm\nalong one path")
 
 
@@ -93,7 +104,7 @@ def _shares(axis: Axes, rows: list[dict], along: str) -> None:
     drawn = [(row, [shares(each) for each in row["paths"]]) for row in rows if row["paths"]]
     for row, found in drawn:
         k = np.arange(len(found[0].gradient))
-        _band(axis, k, [100 * each.gradient for each in found], row, row["kind"])
+        _band(axis, k, [100 * each.gradient for each in found], row)
     if drawn:
         n = len(drawn[0][1][0].paths) - 1
         axis.fill_between(
