@@ -46,13 +46,14 @@ def lesion(measurements: dict) -> Finding:
             verdict = CONTRADICTED
     said = [
         f"{kind}, {row['size']} layers: {spread(100 * np.array(row['whole']))} % whole, "
-        f"{spread(rises(row))} points more without one block (median over the blocks)"
+        f"{spread(rises(row))} points more without one block"
+        + ("" if learnt(row) else " (not judged: it has little to lose)")
         for kind in ("residual", "plain")
         for row in deep(measurements, kind, 0)
     ]
     return Finding(
         "VEIT16-lesion",
-        "test error, " + "; ".join(said),
+        "test error, median over the blocks: " + "; ".join(said),
         verdict,
         "of the blocks that do not halve the maps, the median of the points of test error that deleting one costs; "
         f"reproduced if in every seed it is below {SMALL:g} for the deepest residual net and above {LARGE:g} for each "
@@ -73,7 +74,11 @@ def paths(measurements: dict) -> Finding:
             verdict = REPRODUCED
         elif min(each.until(CARRIED[1]) for each in found) >= half:
             verdict = CONTRADICTED
-    said = [f"{row['size']} layers: {carried([shares(each) for each in row['paths']])}" for row in rows]
+    said = []
+    for row in rows:
+        each = [shares(measured) for measured in row["paths"]]
+        excess = np.median([one.excess for one in each])
+        said.append(f"{row['size']} layers: {carried(each)}, the norms adding up to {excess:.3g} times the gradient's")
     return Finding(
         "VEIT16-paths",
         "lengths, in blocks, of the paths that carry the middle 90% of the gradient; " + "; ".join(said),
