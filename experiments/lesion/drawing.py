@@ -16,7 +16,7 @@ CELL = {"depth": "block", "time": "time step"}
 
 
 def draw(result: dict) -> Figure:
-    figure, axes = plt.subplots(5, 2, figsize=(9, 13), layout="constrained")
+    figure, axes = plt.subplots(5, 2, figsize=(9, 12), dpi=104, layout="constrained")
     config, measured = result["config"], result["measurements"]
     chance = 100 * (1 - 1 / measured["classes"])
     for column, along in zip(axes.T, CELL, strict=True):

@@ -15,7 +15,7 @@ DASHES = ("-", "--", ":", (0, (5, 1, 1, 1)), (0, (1, 3)))  # the longest line is
 
 
 def draw(result: dict) -> Figure:
-    figure, axes = plt.subplots(4, 2, figsize=(9, 11), dpi=92, layout="constrained")
+    figure, axes = plt.subplots(4, 2, figsize=(9, 11), dpi=90, layout="constrained")
     rows, config, seeds = result["measurements"]["rows"], result["config"], result["seeds"]
     for column, name in zip(axes.T, ("depth", "time"), strict=True):
         mine = [row for row in rows if row["axis"] == name]
