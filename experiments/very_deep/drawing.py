@@ -49,12 +49,15 @@ def against_depth(axis: Axes, cases: dict[int, list[dict]], what: str) -> None:
         points = {depth: (value * scale, more) for depth, (value, more) in points.items() if not math.isnan(value)}
         axis.plot(list(points), [value for value, _ in points.values()], marker=marker, color=colour, label=name)
         for depth, (value, more) in points.items():
+            if depth == min(cases):
+                continue  # all are alike there: the table tells them
             said = "> " * more + f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
-            above = name != CHECKPOINTED
+            there = [figure(cases[depth], what, other)[0] * scale for other in LOOKS]
+            low = value <= min(each for each in there if not math.isnan(each))
             axis.annotate(
                 said,
                 (depth, value),
-                (0, 6 if above else -13),
+                (0, -14 if low else 7),
                 textcoords="offset points",
                 ha="center",
                 fontsize=7.5,
