@@ -58,6 +58,7 @@ def against_depth(axis: Axes, cases: dict[int, list[dict]], what: str) -> None:
                 textcoords="offset points",
                 fontsize=7.5,
                 color=colour,
+                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
                 **_beside(more, above, below),
             )
             if more:
