@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from typing import Any
 
 import jax
 import pytest
@@ -90,7 +91,7 @@ def test_a_depth_that_is_none_is_refused(tmp_path):
         harness.main(very_deep.EXPERIMENT, ["--depths", "21", "--results", str(tmp_path)])
 
 
-def case_of(depth, part="deep", *, batch=8, failed=None, busy=False, **numbers):
+def case_of(depth, part="deep", *, batch=8, failed=None, busy=False, **numbers) -> dict:
     """A case; numbers: a contender's seconds of compiling, bytes and seconds of a step."""
     named = {"ours": contenders.OURS, "checkpointed": contenders.CHECKPOINTED, "flax": contenders.FLAX}
     named |= {"cores": contenders.OURS_CORES, "flax_cores": contenders.FLAX_CORES}
@@ -104,9 +105,16 @@ def case_of(depth, part="deep", *, batch=8, failed=None, busy=False, **numbers):
     return told | {"busy": busy, "others": 1.0 * busy}
 
 
-def measured(*, deep=3.8, kept=1e9, failed=None, flax=100.0, ours=0.5, flax_rate=0.6, torch=0.3, busy=False, batch=128):
-    flax_deep = {} if failed else {"flax": (flax, 1, 1)}
-    rates = {"ours": (1, 1, ours), "cores": (1, 1, 2 * ours), "flax": (1, 1, flax_rate), "flax_cores": (1, 1, 9.0)}
+def measured(
+    *, deep=3.8, kept=1e9, failed=None, flax=100.0, ours=0.5, torch: float | None = 0.3, busy=False, batch=128
+):
+    flax_deep: dict[str, Any] = {} if failed else {"flax": (flax, 1, 1)}
+    rates: dict[str, Any] = {
+        "ours": (1, 1, ours),
+        "cores": (1, 1, 2 * ours),
+        "flax": (1, 1, 0.6),
+        "flax_cores": (1, 1, 9.0),
+    }
     rates |= {"torch": (0, 0, 2 * torch), "last": (0, 0, torch)} if torch else {}
     return {
         "cases": [

@@ -44,24 +44,22 @@ def draw(result: dict) -> Figure:
 def against_depth(axis: Axes, cases: dict[int, list[dict]], what: str) -> None:
     """A line a contender; what is only known to be more is an arrow."""
     scale = UNITS[what][1]
+    points = {name: {depth: figure(of, what, name) for depth, of in cases.items()} for name in LOOKS}
     for name, (colour, marker) in LOOKS.items():
-        points = {depth: figure(of, what, name) for depth, of in cases.items()}
-        points = {depth: (value * scale, more) for depth, (value, more) in points.items() if not math.isnan(value)}
-        axis.plot(list(points), [value for value, _ in points.values()], marker=marker, color=colour, label=name)
-        for depth, (value, more) in points.items():
-            if depth == min(cases):
-                continue  # all are alike there: the table tells them
-            said = "> " * more + f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
-            there = [figure(cases[depth], what, other)[0] * scale for other in LOOKS]
-            low = value <= min(each for each in there if not math.isnan(each))
+        there = {depth: value * scale for depth, (value, _) in points[name].items() if not math.isnan(value)}
+        axis.plot(list(there), list(there.values()), marker=marker, color=colour, label=name)
+        for depth, value in there.items():
+            more = points[name][depth][1]
+            below = sum(other[depth][0] < points[name][depth][0] for other in points.values())
+            above = sum(other[depth][0] > points[name][depth][0] for other in points.values())
             axis.annotate(
-                said,
+                "> " * more + (f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"),
                 (depth, value),
-                (0, -14 if low else 7),
                 textcoords="offset points",
-                ha="center",
                 fontsize=7.5,
                 color=colour,
+                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
+                **_beside(more, above, below),
             )
             if more:
                 axis.annotate("", (depth, 2 * value), (depth, value), arrowprops={"arrowstyle": "->", "color": colour})
@@ -69,7 +67,18 @@ def against_depth(axis: Axes, cases: dict[int, list[dict]], what: str) -> None:
     axis.xaxis.set_major_locator(FixedLocator(list(cases)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.margins(x=0.12, y=0.18)
+    axis.margins(x=0.16, y=0.18)
+
+
+def _beside(more: bool, above: int, below: int) -> dict:
+    """Where a number stands: the greatest above its mark, the least below, what lies between on the right."""
+    if more:
+        return {"xytext": (-6, 0), "ha": "right", "va": "center"}
+    if not above:
+        return {"xytext": (0, 6), "ha": "center", "va": "bottom"}
+    if not below:
+        return {"xytext": (0, -6), "ha": "center", "va": "top"}
+    return {"xytext": (7, 0), "ha": "left", "va": "center"}
 
 
 def bars(axis: Axes, case: dict) -> None:
