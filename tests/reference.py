@@ -3,6 +3,8 @@
 A cell here has the library's form, cell(p, left, below) -> (right, above), and reads the fields of its weights by name.
 """
 
+from typing import Any
+
 import numpy as np
 
 
@@ -278,7 +280,7 @@ def map_norm(p, x, given):
     return (x - mean) / np.sqrt(variance + 1e-5) * p.scale + p.shift, (mean, variance)
 
 
-def conv_block(p, x, given, *, pre, shortcut):
+def conv_block(p, x, given, *, pre, shortcut) -> Any:
     """One block of a convolutional net: the new stream, and the statistics used."""
     first, second = (None, None) if given is None else given
     p, gate = p if isinstance(shortcut, str) and "gate" in shortcut else (p, None)
@@ -297,7 +299,7 @@ def conv_block(p, x, given, *, pre, shortcut):
         g = sigmoid(small @ gate.w + gate.b)
         y = (1 - g) * short + (g * y if shortcut == "exclusive gate" else y)
     else:
-        y = shortcut * short + y
+        y = float(shortcut) * short + y
     return (y if pre else np.maximum(y, 0)), (first, second)
 
 
@@ -305,7 +307,8 @@ def conv_resnet(params, images, given, *, runs, pre, shortcut):
     """Logits and statistics of a whole net; `runs` are the lengths of its lines of blocks, None a block alone."""
     stem, *parts = params.net
     left = [None] * len(params.net) if given is None else list(given)
-    x, used = conv3x3(images, stem.w), [()]
+    x: Any = conv3x3(images, stem.w)
+    used: list[Any] = [()]
     if not pre:
         x, statistics = map_norm(stem.norm, x, left[0])
         x, used = np.maximum(x, 0), [statistics]
@@ -323,11 +326,12 @@ def conv_resnet(params, images, given, *, runs, pre, shortcut):
         used.append(stacked(layers))
     if pre:
         x, statistics = map_norm(parts[-1], x, left[-1])
-        x, _ = np.maximum(x, 0), used.append(statistics)
+        x = np.maximum(x, 0)
+        used.append(statistics)
     return x.mean((1, 2)) @ params.w + params.b, tuple(used)
 
 
-def stacked(trees):
+def stacked(trees) -> Any:
     """Nested tuples of arrays, one a layer, as one with a leading axis."""
     if isinstance(trees[0], tuple):
         return tuple(stacked([tree[k] for tree in trees]) for k in range(len(trees[0])))

@@ -3,6 +3,7 @@
 import tarfile
 import urllib.error
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +154,7 @@ def test_along_time_the_image_is_read_in_the_order_of_its_rows(tmp_path):
 def test_the_papers_preset_is_the_papers_recipe():
     recipes = {size: recipe for axis, kind, size, recipe in cifar_recipes() if (axis, kind) == ("depth", "residual")}
     assert set(recipes) == {20, 32, 44, 56, 110}
-    recipe = recipes[20]
+    recipe: Any = recipes[20]
     assert (recipe.batch, recipe.weight_decay, recipe.momentum, recipe.pixels, recipe.model.width) == (
         128,
         1e-4,
@@ -183,7 +184,8 @@ def rate_at(recipe, step):
     state = jax.tree.map(
         lambda leaf: jnp.full_like(leaf, step) if leaf.dtype == "int32" else leaf, optimizer.init(weight)
     )
-    return -float(optimizer.update(jnp.ones(()), state, weight)[0])
+    update: Any = optimizer.update(jnp.ones(()), state, weight)[0]
+    return -float(update)
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.progress import Progress
 
@@ -112,7 +113,7 @@ def along_depth(config: Config, name: str, done: Any) -> dict:
     """One shortcut: every seed's net probed before and after its training, and its errors after it."""
     there = nets.pictures(config.data, config.pixels)
     model = conv_resnet.Config(config.depth, STEPS[name], width=config.width, channels=there.train_x.shape[3])
-    x = nets.normal(there.train_x[: config.probes], there)
+    x = nets.normal(jnp.asarray(there.train_x[: config.probes]), there)
     row = _row("depth", name, model.blocks * conv_resnet.STAGES) | {"error": [], "train_error": []}
     for seed in range(config.seeds):
         recipe = nets.Recipe(model, config.data, config.steps, config.pixels, config.batch, seed=seed)

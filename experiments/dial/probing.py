@@ -25,8 +25,9 @@ def gain(key: jax.Array, line: Any, probe: jax.Array) -> tuple[jax.Array, jax.Ar
     v = jax.random.normal(key, stream.shape) * there
     (back,) = hand_back(v)
     ratio = _norm(back) / _norm(v)
-    total = sum(keep.sum() for keep in jax.tree.leaves(keeps))
-    return jnp.log10(jnp.maximum(ratio, FLOOR)), total / sum(keep.size for keep in jax.tree.leaves(keeps))
+    parts = jax.tree.leaves(keeps)
+    total = jnp.stack([keep.sum() for keep in parts]).sum()
+    return jnp.log10(jnp.maximum(ratio, FLOOR)), total / sum(keep.size for keep in parts)
 
 
 def _norm(x: jax.Array) -> jax.Array:

@@ -32,6 +32,6 @@ def start(key: jax.Array, model: conv_resnet.Config) -> conv_resnet.Params:
     params = conv_resnet.init(key, replace(model, step=Step(gate_bias=None if bias is None else 0.0)))
 
     def biased(leaf: Any) -> Any:
-        return leaf._replace(b=leaf.b + bias) if isinstance(leaf, conv.Gate) else leaf
+        return leaf._replace(b=leaf.b + (bias or 0.0)) if isinstance(leaf, conv.Gate) else leaf
 
     return jax.tree.map(biased, params, is_leaf=lambda leaf: isinstance(leaf, conv.Gate))
