@@ -34,13 +34,13 @@ class Config:
     """6n + 2 layers, 3n steps of the stream"""
     width: int = 8
     """filters of the first stage"""
-    shortcuts: tuple[str, ...] = ("identity", "0.5/0.5", "exclusive:0")
+    shortcuts: tuple[str, ...] = ("identity", "exclusive:0")
     """of what is kept and added a factor each; or a gate and its bias at the start"""
     steps: int = 60
     """training steps along depth"""
     batch: int = 128
     """images a step"""
-    cells: tuple[str, ...] = ("1997", "bias:5", "bias:1", "GRU")
+    cells: tuple[str, ...] = ("1997", "bias:1")
     """along time; bias: the LSTM's forget bias at the start"""
     length: int = 20
     """symbols of the shortest sequences; the longest have a tenth more"""
