@@ -127,9 +127,10 @@ def recipes(config: Config) -> list[tuple[str, str, int, nets.Recipe]]:
     return runs
 
 
-def trained(config: Config, progress: Progress) -> Iterator[tuple[str, str, int, nets.Net]]:
-    """(axis, kind, size, net) of every run, in the order of `recipes`."""
-    runs = recipes(config)
+def trained(
+    config: Config, runs: list[tuple[str, str, int, nets.Recipe]], progress: Progress
+) -> Iterator[tuple[str, str, int, nets.Net]]:
+    """(axis, kind, size, net) of these runs, all or some of `recipes`, in their order."""
     task = progress.add_task("nets", total=len(runs))
     for axis, kind, size, recipe in runs:
         net = nets.trained(
@@ -148,7 +149,7 @@ def trained(config: Config, progress: Progress) -> Iterator[tuple[str, str, int,
 def run(config: Config, progress: Progress) -> dict:
     """A row for each net, its numbers one for each seed."""
     rows: dict[tuple, dict] = {}
-    for axis, kind, size, net in trained(config, progress):
+    for axis, kind, size, net in trained(config, recipes(config), progress):
         row = rows.setdefault(
             (axis, kind, size),
             {"axis": axis, "kind": kind, "size": size, "parameters": nets.count(net.params), "images_per_second": []}

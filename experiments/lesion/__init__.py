@@ -70,24 +70,13 @@ def run(config: Config, progress: Progress) -> dict:
     tested = spread_out(there.test_x, there.test_y, config.images)
     learnt = spread_out(there.train_x, there.train_y, config.path_images)
     chosen = [each for each in cifar.recipes(config) if each[0] == "depth" or each[1] in config.readers]
-    task = progress.add_task("nets", total=len(chosen))
     rows: dict[tuple, dict] = {}
-    for axis, kind, size, recipe in chosen:
-        net = nets.trained(
-            recipe,
-            config.runs,
-            points=config.points,
-            mesh=config.mesh,
-            save_every=config.save_every,
-            patience=config.patience,
-        )
-        row = rows.setdefault((axis, kind, size), _row(axis, kind, size, recipe))
+    for axis, kind, size, net in cifar.trained(config, chosen, progress):
+        row = rows.setdefault((axis, kind, size), _row(axis, kind, size, net.recipe))
         for name, value in damage.measure(net, *tested, config.samples).items():
             row[name].append(value)
         if kind not in ONE_PATH:
             row["paths"].append(paths.measure(net, *learnt, config.path_samples))
-        progress.advance(task)
-    progress.remove_task(task)
     return {"data": there.provenance, "classes": cifar.CLASSES, "rows": list(rows.values())}
 
 

@@ -40,7 +40,7 @@ def run(config: Config, progress: Progress) -> dict:
     pictures = nets.pictures(config.data, config.pixels)
     x = jnp.asarray(pictures.test_x[: config.images])
     rows: dict[tuple, dict] = {}
-    for axis, kind, size, net in cifar.trained(config, progress):
+    for axis, kind, size, net in cifar.trained(config, cifar.recipes(config), progress):
         count = lines.length(net.recipe)
         cells = np.unique(np.linspace(0, count - 1, POINTS).round().astype(int)) if axis == "time" else np.arange(count)
         row = rows.setdefault(

@@ -150,7 +150,7 @@ class Params(NamedTuple):
 def post_activation(p: Params, stream: Float[Array, "B P P C"], memory: Any, below: Any) -> tuple[Any, Any, Any]:
     """The residual function of He et al. 2015: F = norm(relu(norm(x * W_1)) * W_2), * a convolution.
 
-    The rectifier that follows their addition is a plain step of its own, `rectify`.
+    The rectifier that follows their addition is a plain step of its own, `mlp.rectify`.
     """
     first, second = (None, None) if below is None else below
     x, first = p.norm1(_wide(stream, conv3x3(stream, p.w1, _stride(p.w1))), first)
@@ -174,11 +174,6 @@ def _wide(stream: jax.Array, x: jax.Array) -> jax.Array:
 def _stride(w: jax.Array) -> int:
     """A step that doubles the channels halves the maps."""
     return 1 if w.shape[2] == w.shape[3] else 2
-
-
-def rectify(p: Any, stream: Float[Array, "B P P C"], memory: Any, below: Any) -> tuple[Any, Any, Any]:
-    """x' = relu(x): the plain step after each addition of He et al. 2015, and why their identity path is not clean."""
-    return 0, jax.nn.relu(stream), lambda stream: (memory, ())
 
 
 class Stem(NamedTuple):

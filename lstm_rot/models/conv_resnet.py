@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lstm_rot.branches import conv, with_keep
+from lstm_rot.branches import conv, mlp, with_keep
 from lstm_rot.core import DEPTH, Branch, Cell, chain, residual, scan, turn
 from lstm_rot.models import checks
 from lstm_rot.schedules import Schedule, Sequential
@@ -152,7 +152,7 @@ def net(
 
 def _rectified(block: Cell) -> Cell:
     """A residual step, then a plain one."""
-    both = chain(block, turn(residual(conv.rectify)))
+    both = chain(block, turn(residual(mlp.rectify)))
 
     def cell(p: Any, left: Any, below: Any) -> tuple[Any, Any]:
         (right, _), above = both((p, ()), (left, ()), below)
