@@ -113,6 +113,11 @@ def error_rates(
     return answers[:, :train].mean(1).tolist(), answers[:, train:].mean(1).tolist()
 
 
+def counted(number: int, noun: str) -> str:
+    """As in "1 seed", "3 seeds"."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def spread(values: Any) -> str:
     """mean +- standard deviation, three digits."""
     return f"{np.mean(values):.3g} ± {np.std(values):.2g}"

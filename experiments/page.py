@@ -14,6 +14,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from experiments.fit import counted
+
 TEMPLATE = Path(__file__).with_name("page.html")
 NOT_RUN = "not run yet"
 SIGNS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "≈", "out of reach here": "↥", NOT_RUN: "○"}
@@ -64,7 +66,7 @@ def _experiment(result: Mapping[str, Any]) -> str:
         f'<section class="experiment" id="{name}" aria-labelledby="{name}-title">'
         f'<h2 id="{name}-title">{_text(result["title"])}</h2>'
         f'<p class="origin"><strong>{origin}</strong> · preset {_text(result["preset"])}'
-        f" · {_count(result['seeds'], 'seed')}</p>"
+        f" · {counted(result['seeds'], 'seed')}</p>"
         + "".join(_claim(_anchor(result, claim), claim) for claim in result["claims"])
         + _figure(result)
         + _table(result)
@@ -197,10 +199,6 @@ def _anchor(result: Mapping[str, Any] | None, claim: Mapping[str, Any]) -> str:
 
 def _slug(text: str) -> str:
     return "on-" + re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-")
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _duration(seconds: float) -> str:

@@ -7,6 +7,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.fit import counted
+
 KINDS = {"plain": ("#D55E00", "--o"), "residual": ("black", "-s"), "pre-activated": ("#0072B2", "-^")}
 KINDS |= {"highway": ("#CC79A7", "-.v"), "plain RNN": ("#D55E00", "--o"), "residual RNN": ("black", "-s")}
 KINDS |= {"LSTM": ("#0072B2", "-D")}
@@ -31,7 +33,7 @@ def draw(result: dict) -> Figure:
     figure.suptitle(
         f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels; along depth {config['width']}, "
         f"{2 * config['width']}, {4 * config['width']} filters, {config['steps']} steps of {config['batch']} images; "
-        f"along time hidden size {config['hidden_size']}\n{result['seeds']} seeds: mean, least and greatest",
+        f"along time hidden size {config['hidden_size']}\n{counted(result['seeds'], 'seed')}: mean, least and greatest",
         fontsize=9,
     )
     return figure

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.progress import Progress
 
 from experiments import data
-from experiments.fit import error_rates, fit, in_parallel, per_seed, spread
+from experiments.fit import counted, error_rates, fit, in_parallel, per_seed, spread
 from experiments.harness import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Experiment, Finding
 from lstm_rot import TIME, residual, scan
 from lstm_rot.branches import highway, lstm, rnn, with_keep
@@ -212,7 +212,7 @@ def draw(result: dict) -> Figure:
     config = result["config"]
     figure.suptitle(
         f"Dense nets of hidden size {config['hidden_size']} after {config['steps']} steps "
-        f"({result['data']['name']}, {result['seeds']} seeds: mean, least and greatest)",
+        f"({result['data']['name']}, {counted(result['seeds'], 'seed')}: mean, least and greatest)",
         fontsize=9,
     )
     return figure

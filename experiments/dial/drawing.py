@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.dial.judging import sequences_until_solved
 from experiments.dial.order import STRETCH
+from experiments.fit import counted
 
 LOOKS = {  # by the first word of a setting: colour, marker, where its number stands, in words
     "identity": ("black", "s", (0, 6, "center"), "identity: keep 1"),
@@ -154,6 +155,5 @@ def words(axis: Axes, result: dict) -> None:
     axis.plot([], [], "-", color="grey", label="the direct path: mean keep to the power T − 1 (middle)")
     axis.plot([], [], ":", color="grey", label="1/T, T the steps of the line")
     axis.plot([], [], "x", color="grey", label="papers: He 2016, 110 layers; Gers 2000, times 1997")
-    seeds = result["seeds"]
-    title = f"{seeds} seed{'s' * (seeds > 1)}: mean, least and greatest"
+    title = f"{counted(result['seeds'], 'seed')}: mean, least and greatest"
     axis.legend(loc="upper left", bbox_to_anchor=(-0.12, 1.0), fontsize=8, title=title, alignment="left")

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.progress import Progress
 
 from experiments import data
-from experiments.fit import in_parallel, spread
+from experiments.fit import counted, in_parallel, spread
 from experiments.harness import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Experiment, Finding
 from lstm_rot import Axis, residual, scan, turn
 from lstm_rot.branches import dense, highway, lstm, probed, with_keep
@@ -212,7 +212,7 @@ def draw(result: dict) -> Figure:
     config = result["config"]
     figure.suptitle(
         f"At initialisation: hidden size {config['hidden_size']}, the LSTM's weights uniform in ±{config['scale']:g} "
-        f"({result['data']['name']}, {result['seeds']} seeds: mean, least and greatest)",
+        f"({result['data']['name']}, {counted(result['seeds'], 'seed')}: mean, least and greatest)",
         fontsize=9,
     )
     axes[0].set_ylabel(r"$\log_{10}\ \Vert\partial s_n/\partial s_k\Vert_F\,/\sqrt{H}$")

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from experiments.fit import counted
+
 LOOKS = {  # colours of Okabe & Ito 2008
     "lstm": ("LSTM", "#0072B2", "o"),
     "gru": ("GRU", "#009E73", "^"),
@@ -33,7 +35,7 @@ def draw(result: dict) -> Figure:
         axis.xaxis.set_minor_locator(NullLocator())
     left.legend(title=f"about {measurements['runs'][0]['parameters'] / 1e6:.2g}M parameters each")
     seeds, data = result["seeds"], result["data"]["name"]
-    left.set_title(f"learning: {data}, mean and range of {seeds} seed{'s' * (seeds > 1)}", fontsize=9)
+    left.set_title(f"learning: {data}, mean and range of {counted(seeds, 'seed')}", fontsize=9)
     right.set_title("what context is worth, at the end", fontsize=9)
     return figure
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.cifar.drawing import KINDS
+from experiments.fit import counted
 from experiments.lesion.judging import PAPER_BLOCKS, PAPER_LENGTHS
 from experiments.lesion.paths import shares
 
@@ -37,7 +38,7 @@ def draw(result: dict) -> Figure:
     figure.suptitle(
         f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, {config['images']} test images; "
         f"along depth {config['width']}, {2 * config['width']}, {4 * config['width']} filters; along time hidden size "
-        f"{config['hidden_size']}\nseeds: {result['seeds']}; mean, least and greatest",
+        f"{config['hidden_size']}\n{counted(result['seeds'], 'seed')}: mean, least and greatest",
         fontsize=9,
     )
     return figure

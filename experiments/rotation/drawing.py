@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Affine2D
 
+from experiments.fit import counted
+
 INK = "#222222"
 
 
@@ -83,7 +85,8 @@ def draw_ladder(figure: Any, result: dict) -> None:
     left.set_xticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
     left.invert_yaxis()
     middle.set(
-        title="trained: test accuracy", xlabel=f"% ({result['data']['name']}; {result['seeds']} seeds; bar: mean)"
+        title="trained: test accuracy",
+        xlabel=f"% ({result['data']['name']}; {counted(result['seeds'], 'seed')}; bar: mean)",
     )
     right.set(title="trained: gradient at the first step", xlabel="relative to the last step's", xscale="log")
     low, high = right.get_xlim()

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.cifar.drawing import KINDS
+from experiments.fit import counted
 from experiments.streams.judging import SMALL
 
 DASHES = ("-", "--", ":", (0, (5, 1, 1, 1)), (0, (1, 3)))  # the longest line is drawn through
@@ -16,7 +17,7 @@ DASHES = ("-", "--", ":", (0, (5, 1, 1, 1)), (0, (1, 3)))  # the longest line is
 
 def draw(result: dict) -> Figure:
     figure, axes = plt.subplots(4, 2, figsize=(9, 11), dpi=90, layout="constrained")
-    rows, config, seeds = result["measurements"]["rows"], result["config"], result["seeds"]
+    rows, config = result["measurements"]["rows"], result["config"]
     for column, name in zip(axes.T, ("depth", "time"), strict=True):
         mine = [row for row in rows if row["axis"] == name]
         sizes = sorted({row["size"] for row in mine})
@@ -34,9 +35,9 @@ def draw(result: dict) -> Figure:
     figure.suptitle(
         f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, {result['measurements']['images']} "
         f"test images; along depth {config['width']}, {2 * config['width']}, {4 * config['width']} filters, batch norm "
-        f"by its running statistics;\nalong time hidden size {config['hidden_size']}. {seeds} "
-        f"seed{'s' * (seeds > 1)}: mean, and a band from least to greatest; in the last row instead the images' "
-        "quartiles, of the longest lines",
+        f"by its running statistics;\nalong time hidden size {config['hidden_size']}. "
+        f"{counted(result['seeds'], 'seed')}: mean, and a band from least to greatest; in the last row "
+        "instead the images' quartiles, of the longest lines",
         fontsize=9,
     )
     return figure
