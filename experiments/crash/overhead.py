@@ -20,12 +20,14 @@ from lstm_rot.training.checkpoints import Checkpoints
 from lstm_rot.training.log import JSON_LINES
 from lstm_rot.training.run import Options, train
 
+BATCHES = 5000
 LARGER = Trainee(hidden_size=256, layers=2, batch=16, length=32)  # about 20 ms a step on two cores
 STEPS, ROUNDS, FIRST, SAVE_EVERY = 120, 40, 20, 50  # the first steps, which compile, do not count
 
 
 def main() -> None:
     made = parts(LARGER)
+    print(f"batches alone, read and prepared: {_input_rate(made):,.0f} tokens/s")
     runs = {
         "bare": partial(_bare, made),
         "train": partial(_looped, made, STEPS),
@@ -47,6 +49,15 @@ def _tell(what: str, ours: list[float], against: str, theirs: list[float]) -> No
         f"{what}: {middle - 1:+.1%} on {against} at {1e3 * statistics.median(theirs):.1f} ms a step "
         f"(median of {len(ratios)}; the middle half {low - 1:+.1%} to {high - 1:+.1%})"
     )
+
+
+def _input_rate(made: Any) -> float:
+    """Tokens a second that the input gives where nothing else is done."""
+    batches = made.batches()
+    next(batches)
+    began = time.perf_counter()
+    tokens = sum(next(batches)["inputs"].size for _ in range(BATCHES))
+    return tokens / (time.perf_counter() - began)
 
 
 def _bare(made: Any) -> float:
