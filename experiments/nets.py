@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -77,6 +78,21 @@ def pictures(name: str, pixels: int | None = None) -> Pictures:
     )
 
 
+def sgd(recipe: "Recipe") -> optax.GradientTransformation:
+    """SGD as He et al. 2015 have it: momentum, weight decay, the learning rate divided by 10 at each of the drops."""
+    after_warming = optax.piecewise_constant_schedule(
+        recipe.learning_rate, {round(share * recipe.steps) - recipe.warm: 0.1 for share in recipe.drops}
+    )
+    rate = optax.join_schedules([optax.constant_schedule(recipe.learning_rate / 10), after_warming], [recipe.warm])
+    return optax.chain(optax.add_decayed_weights(recipe.weight_decay), optax.sgd(rate, recipe.momentum))
+
+
+def adam(recipe: "Recipe") -> optax.GradientTransformation:
+    """Gradients clipped at norm 1, Adam with a cosine decay, no weight decay: for what has no batch norm."""
+    rate = optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What is trained, on what, and how. The defaults are those of He et al. 2015, section 4.2, but for the length.
@@ -98,8 +114,8 @@ class Recipe:
     """steps at a tenth of the learning rate before all others"""
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    adam: bool = False
-    """Adam with a cosine decay, gradients clipped at norm 1, no weight decay: for what has no batch norm"""
+    optimizer: Callable[["Recipe"], optax.GradientTransformation] = sgd
+    """or adam"""
     augment: bool = True
     """each image padded by an eighth of its side, cut out at random and, where that is no other class, mirrored"""
     seed: int = 0
@@ -205,7 +221,7 @@ def _named(value: Any) -> Any:
 def _state(recipe: Recipe, folder: Path, points: int, mesh: str, save_every: int, patience: float) -> State:
     there, devices = pictures(recipe.data, recipe.pixels), make_mesh(mesh)
     module: Any = conv_resnet if recipe.turned else classifier
-    optimizer = _optimizer(recipe)
+    optimizer = recipe.optimizer(recipe)
     init = partial(
         init_state,
         lambda key: module.init(key, recipe.model),
@@ -219,7 +235,6 @@ def _state(recipe: Recipe, folder: Path, points: int, mesh: str, save_every: int
     step = make_train_step(
         partial(_loss, recipe, there),
         optimizer,
-        clip=1.0 if recipe.adam else None,
         shardings=shardings,
         batch_sharding=batch_sharding,
     )
@@ -251,16 +266,6 @@ def _state(recipe: Recipe, folder: Path, points: int, mesh: str, save_every: int
             evaluate=partial(_evaluate, recipe, there),
             items="images",
         )
-
-
-def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    if recipe.adam:
-        return optax.adam(optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps))
-    after_warming = optax.piecewise_constant_schedule(
-        recipe.learning_rate, {round(share * recipe.steps) - recipe.warm: 0.1 for share in recipe.drops}
-    )
-    rate = optax.join_schedules([optax.constant_schedule(recipe.learning_rate / 10), after_warming], [recipe.warm])
-    return optax.chain(optax.add_decayed_weights(recipe.weight_decay), optax.sgd(rate, recipe.momentum))
 
 
 def _loss(recipe: Recipe, there: Pictures, params: Any, batch: dict, key: jax.Array) -> tuple[Any, Any, Any]:

@@ -142,7 +142,13 @@ def test_a_run_that_has_ended_is_restored_and_one_of_another_recipe_is_another(t
 
 def test_along_time_the_image_is_read_in_the_order_of_its_rows(tmp_path):
     recipe = nets.Recipe(
-        classifier.Config(lstm.Config(4, 4), 10), "digits", 2, batch=8, adam=True, augment=False, learning_rate=1e-2
+        classifier.Config(lstm.Config(4, 4), 10),
+        "digits",
+        2,
+        batch=8,
+        optimizer=nets.adam,
+        augment=False,
+        learning_rate=1e-2,
     )
     assert recipe.length == 16
     x = jnp.arange(2 * 64.0).reshape(2, 8, 8, 1)

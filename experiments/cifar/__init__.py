@@ -119,7 +119,7 @@ def recipes(config: Config) -> list[tuple[str, str, int, nets.Recipe]]:
                     config.pixels,
                     config.batch,
                     config.time_rate,
-                    adam=True,
+                    optimizer=nets.adam,
                     augment=False,
                     seed=seed,
                 )

@@ -89,36 +89,14 @@ def make_train_step(
     if not 0 <= decay < 1:
         raise ValueError(f"decay={decay}: give the weight of the old in a running mean, at least 0 and below 1")
 
+    update = partial(_updated, loss_fn, optimizer, accumulate, clip, decay)
+
     def step(state: State, batch: Any) -> tuple[State, dict]:
         _check(batch, accumulate, batch_sharding)
         if shardings is None:
-            return next_state(state, batch)
+            return update(state, batch)
         with jax.sharding.use_abstract_mesh(shardings.step.mesh.abstract_mesh):  # for kernels: what is compiled for
-            return next_state(state, batch)
-
-    def next_state(state: State, batch: Any) -> tuple[State, dict]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        total, items, statistics, gradient = _gradient(loss_fn, accumulate, state.params, batch, key)
-        count = jnp.maximum(items, 1)  # a batch of nothing but padding has loss 0
-        loss, gradient = total / count.astype(total.dtype), jax.tree.map(lambda g: g / count.astype(g.dtype), gradient)
-        norm = optax.tree.norm(gradient)
-        if clip is not None:
-            factor = jnp.minimum(1.0, clip / norm)
-            gradient = jax.tree.map(lambda g: g * factor.astype(g.dtype), gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        good = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.halted
-        running = jax.tree.map(
-            lambda old, new: decay * old + (1 - decay) / accumulate * new.astype(old.dtype),
-            state.statistics,
-            statistics,
-        )
-        new = state.replace(  # pyright: ignore
-            step=state.step + 1, params=params, opt_state=opt_state, statistics=running
-        )
-        new = jax.tree.map(partial(jnp.where, good), new, state).replace(halted=~good)
-        metrics = {"loss": loss, "gradient_norm": norm, "items": items}
-        return new, jax.tree.map(lambda leaf: leaf.astype("float32"), metrics)
+            return update(state, batch)
 
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
@@ -128,6 +106,36 @@ def make_train_step(
         in_shardings=(shardings, batch_sharding),
         out_shardings=(shardings, shardings.step),  # metrics are everywhere, as the step's number
     )
+
+
+def _updated(
+    loss_fn: Loss,
+    optimizer: optax.GradientTransformation,
+    accumulate: int,
+    clip: float | None,
+    decay: float,
+    state: State,
+    batch: Any,
+) -> tuple[State, dict]:
+    """The next state and the metrics, as `make_train_step` says."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    total, items, statistics, gradient = _gradient(loss_fn, accumulate, state.params, batch, key)
+    count = jnp.maximum(items, 1)  # a batch of nothing but padding has loss 0
+    loss, gradient = total / count.astype(total.dtype), jax.tree.map(lambda g: g / count.astype(g.dtype), gradient)
+    norm = optax.tree.norm(gradient)
+    if clip is not None:
+        factor = jnp.minimum(1.0, clip / norm)
+        gradient = jax.tree.map(lambda g: g * factor.astype(g.dtype), gradient)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    running = jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) / accumulate * new.astype(old.dtype), state.statistics, statistics
+    )
+    params = optax.apply_updates(state.params, updates)
+    new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, statistics=running)  # pyright: ignore
+    good = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.halted
+    new = jax.tree.map(partial(jnp.where, good), new, state).replace(halted=~good)
+    metrics = {"loss": loss, "gradient_norm": norm, "items": items}
+    return new, jax.tree.map(lambda leaf: leaf.astype("float32"), metrics)
 
 
 def _gradient(loss_fn: Loss, accumulate: int, params: Any, batch: Any, key: Any) -> tuple[Any, Any, Any, Any]:
