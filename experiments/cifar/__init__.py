@@ -47,10 +47,10 @@ class Config:
     kinds: tuple[Kind, ...] = ("plain", "residual")
     steps: int = 120
     batch: int = 128
-    values: tuple[int, ...] = (4,)
+    values: tuple[int, ...] = (16, 4)
     """values that a recurrent net reads at a step: an image of P x P x C is a sequence of P * P * C / values"""
     hidden_size: int = 32
-    time_steps: int = 200
+    time_steps: int = 150
     """training steps of the recurrent nets"""
     time_rate: float = 3e-3
     """their learning rate"""
