@@ -185,7 +185,7 @@ def cifar_recipes():
 
 def rate_at(recipe, step):
     """By how much an update at that step moves a weight whose gradient is 1, and whose momentum and size are 0."""
-    optimizer = nets._optimizer(recipe)
+    optimizer = recipe.optimizer(recipe)
     weight = jnp.zeros(())
     state = jax.tree.map(
         lambda leaf: jnp.full_like(leaf, step) if leaf.dtype == "int32" else leaf, optimizer.init(weight)
