@@ -10,6 +10,7 @@ from lstm_rot.models import (
     residual_rnn,
     resnet,
     rnn,
+    seq2seq,
     transformer,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "residual_rnn",
     "resnet",
     "rnn",
+    "seq2seq",
     "transformer",
 ]

@@ -144,6 +144,11 @@ def traced(x: Any) -> bool:
     return isinstance(x, Tracer)
 
 
+def whole(lengths: Any) -> Any:
+    """Lengths given as a list, as an array; others as they are."""
+    return np.array(lengths, np.int32 if not lengths else None) if isinstance(lengths, list | tuple) else lengths
+
+
 def lengths_in(lengths: Any, batch: int, steps: int) -> None:
     """Raises ValueError unless lengths are [B] whole numbers in 0..T; the values of traced ones cannot be seen."""
     if lengths is None:

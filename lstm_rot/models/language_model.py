@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
-from lstm_rot.models import checks, gru, highway, lstm, recurrent, rnn, transformer
+from lstm_rot.models import checks, gru, highway, lstm, recurrent, residual_rnn, rnn, transformer
 from lstm_rot.schedules import Schedule, Sequential
 
-BODIES: dict[type, Any] = {module.Config: module for module in (lstm, gru, rnn, highway, transformer)}
+BODIES: dict[type, Any] = {module.Config: module for module in (lstm, gru, rnn, residual_rnn, highway, transformer)}
 BLOCK = 1 << 25  # logits
 Implementation = recurrent.Implementation | recurrent.Spread | None
 
@@ -32,7 +32,7 @@ class Config:
     """
 
     vocab_size: int
-    body: lstm.Config | gru.Config | rnn.Config | highway.Config | transformer.Config
+    body: lstm.Config | gru.Config | rnn.Config | residual_rnn.Config | highway.Config | transformer.Config
 
     def __post_init__(self):
         checks.sizes(self, "vocab_size")
@@ -101,9 +101,7 @@ def apply(
     without room.
     """
     _check(params, tokens, config, "T B")
-    if carry is not None:  # its errors come here, for within jit its values are not seen
-        x = jax.ShapeDtypeStruct((*jnp.shape(tokens), config.body.input_size), config.body.compute)
-        jax.eval_shape(lambda x, p: config.model.apply(p, x, config=config.body, carry=carry), x, params.body)
+    _check_carry(params, carry, jnp.shape(tokens), config)
     return _apply(params, tokens, carry, key, config=config, schedule=schedule, implementation=implementation)
 
 
@@ -118,6 +116,7 @@ def losses(
     tokens: Integer[Any, "B N"],
     *,
     config: Config,
+    carry: Any = None,
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
     implementation: Implementation = None,
@@ -125,23 +124,25 @@ def losses(
 ) -> Float[Array, "B N-1"]:
     """-log p(word t + 1 | words 0 to t) in nats, float32 at least, jitted: examples first, as batches are.
 
-    key: the body's dropout draws from it. implementation: the body's, as in `apply`. block: about how many logits are
-    computed at once, on all devices together: as many times more on a mesh, for the gradient of `out` is summed over
-    `data` once a block. Raises ValueError as `apply` does, for examples of fewer than two words, and a block below 1.
+    carry: what was read before word 0, as `apply` returns it. key: the body's dropout draws from it. implementation:
+    the body's, as in `apply`. block: about how many logits are computed at once, on all devices together: as many
+    times more on a mesh, for the gradient of `out` is summed over `data` once a block. Raises ValueError as `apply`
+    does, for examples of fewer than two words, and a block below 1.
     """
     _check(params, tokens, config, "B N")
     if jnp.shape(tokens)[1] < 2:
         raise ValueError(f"tokens has shape {jnp.shape(tokens)}: an example is at least two words, one to be predicted")
     if block < 1:
         raise ValueError(f"block={block}: compute at least one logit at once")
+    _check_carry(params, carry, (jnp.shape(tokens)[1] - 1, jnp.shape(tokens)[0]), config)
     how = {"schedule": schedule, "implementation": implementation}
-    return _losses(params, tokens, key, config=config, block=block, **how)
+    return _losses(params, tokens, carry, key, config=config, block=block, **how)
 
 
 @partial(jax.jit, static_argnames=("config", "block", "schedule", "implementation"))
-def _losses(params: Params, tokens: Any, key: Any, *, config: Config, block: int, **how: Any) -> jax.Array:
+def _losses(params: Params, tokens: Any, carry: Any, key: Any, *, config: Config, block: int, **how: Any) -> jax.Array:
     words = tokens.T.astype("int32")
-    _, hs = _features(params, words[:-1], None, key, config, **how)
+    _, hs = _features(params, words[:-1], carry, key, config, **how)
     out = params.out.astype(hs.dtype)
     wide = hs.dtype if jnp.finfo(hs.dtype).bits > 32 else jnp.float32
 
@@ -229,6 +230,13 @@ def _features(params: Params, tokens: Any, carry: Any, key: Any, config: Config,
 def _check(params: Params, tokens: Any, config: Config, shape: str) -> None:
     checks.tokens("tokens", tokens, shape, config.vocab_size)
     checks.like("params", params, _shapes(config))
+
+
+def _check_carry(params: Params, carry: Any, shape: tuple[int, ...], config: Config) -> None:
+    """The body's own errors, outside of `jit`, within which the carry's values are not seen; shape: (T, B)."""
+    if carry is not None:
+        x = jax.ShapeDtypeStruct((*shape, config.body.input_size), config.body.compute)
+        jax.eval_shape(lambda x, p: config.model.apply(p, x, config=config.body, carry=carry), x, params.body)
 
 
 @lru_cache

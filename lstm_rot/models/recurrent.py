@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
@@ -224,7 +223,7 @@ def apply(
     named = _pick(None if callable(implementation) else implementation, config, schedule)
     checks.floats("xs", xs, "T B D", config.input_size, config_field="config.input_size")
     steps, batch, _ = jnp.shape(xs)
-    lengths = np.array(lengths, np.int32 if not lengths else None) if isinstance(lengths, list | tuple) else lengths
+    lengths = checks.whole(lengths)
     expected_params, expected_carry = shapes(kind, config, batch)
     checks.like("params", params, expected_params)
     checks.lengths_in(lengths, batch, steps)

@@ -1,0 +1,171 @@
+"""Beam search: the likeliest words that a language model, or several together, go on with from a carry.
+
+Of a sentence pair the carry is the encoder's last (`models.seq2seq.encode`); a width of 1 takes the likeliest word at
+each step, greedily.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lstm_rot.models import language_model, recurrent
+
+
+@dataclass(frozen=True)
+class Score:
+    """log p of a hypothesis over ((5 + n) / 6)^alpha, n its words with the end (Wu et al. 2016, Eq. 14).
+
+    alpha 0: the plain sum of Sutskever et al. 2014. Vaswani et al. 2017 have 0.6.
+    """
+
+    alpha: float = 0.0
+
+    def __post_init__(self):
+        if not self.alpha >= 0:
+            raise ValueError(f"alpha={self.alpha!r}: give 0, or above it to favour longer hypotheses")
+
+    def __call__(self, log_p: Any, length: Any) -> Any:
+        return log_p / ((5.0 + jnp.asarray(length, log_p.dtype)) / 6.0) ** self.alpha
+
+
+class Hypotheses(NamedTuple):
+    """The best of each sentence, best first; where there are fewer than K, scores of -inf and lengths of 0."""
+
+    words: Int[Array, "B K N"]  # behind the end, the end again
+    lengths: Int[Array, "B K"]  # with the end, which a hypothesis of N words may lack
+    scores: Float[Array, "B K"]
+
+
+class _Search(NamedTuple):
+    """A search under way: `step` words are written, and K beams a sentence go on from them."""
+
+    step: Any
+    carries: Any  # of each model, [L, B * K, ...]
+    last: Any  # [B * K], the words to be read next
+    words: Any  # [B, K, N]
+    log_p: Any  # [B, K], -inf where there is no beam
+    done: Hypotheses
+
+
+def beam(
+    models: Sequence[tuple[language_model.Params, Any]],
+    *,
+    config: language_model.Config,
+    begin: int,
+    end: int,
+    width: int,
+    max_length: int,
+    score: Score = Score(),
+) -> Hypotheses:
+    """The best `width` hypotheses of every sentence, jitted.
+
+    models: params and first carry of each; of several, an ensemble, the mean of the probabilities is taken. begin: the
+    word read first, and not returned; end: the one that ends a hypothesis, counted in its length. After `max_length`
+    words a hypothesis ends as it stands. At each step the best `width` continuations are looked at: those that end are
+    kept as done, and others take their places. The search ends as soon as nothing can beat what is done in any
+    sentence.
+
+    Raises ValueError, before any compilation, for no model, a Transformer's cache, begin and end outside the
+    vocabulary, a width or a length below 1, and carries that differ in their batch or are of another config.
+    """
+    models = tuple((params, carry) for params, carry in models)
+    _check(models, config, begin, end, width, max_length)
+    return _beam(models, begin, end, config=config, width=width, max_length=max_length, score=score)
+
+
+def _check(models: tuple, config: language_model.Config, begin: int, end: int, width: int, max_length: int) -> None:
+    if not models:
+        raise ValueError("no model: give at least one pair of params and carry")
+    if not isinstance(config.body, recurrent.Config):
+        raise ValueError("beams reorder the carry of a recurrent stack: a Transformer's cache is not served")
+    for name, word in {"begin": begin, "end": end}.items():
+        if not 0 <= word < config.vocab_size:
+            raise ValueError(f"{name}={word}: give the number of a word, 0..{config.vocab_size - 1}")
+    for name, number in {"width": width, "max_length": max_length}.items():
+        if number < 1:
+            raise ValueError(f"{name}={number}: give at least 1")
+    batches = [jax.tree.leaves(carry)[0].shape[1] for _, carry in models]
+    if len(set(batches)) > 1:
+        raise ValueError(f"the carries are of {batches} sentences: give each model the same ones")
+    for params, carry in models:
+        first = jnp.zeros((1, batches[0]), "int32")
+        jax.eval_shape(partial(language_model.apply, config=config, carry=carry), params, first)
+
+
+@partial(jax.jit, static_argnames=("config", "width", "max_length", "score"))
+def _beam(
+    models: Any, begin: Any, end: Any, *, config: language_model.Config, width: int, max_length: int, score: Score
+) -> Hypotheses:
+    params, carries = zip(*models, strict=True)
+    batch = jax.tree.leaves(carries)[0].shape[1]
+    wide = config.body.compute if jnp.finfo(config.body.compute).bits > 32 else jnp.dtype("float32")
+    words = jnp.full((batch, width, max_length), end, "int32")
+    nothing = jnp.full((batch, width), -jnp.inf, wide)
+    first = _Search(
+        step=jnp.zeros((), "int32"),
+        carries=jax.tree.map(lambda leaf: jnp.repeat(leaf, width, axis=1), carries),
+        last=jnp.full(batch * width, begin, "int32"),
+        words=words,
+        log_p=nothing.at[:, 0].set(0),  # one beam: the others would be the same
+        done=Hypotheses(words, jnp.zeros((batch, width), "int32"), nothing),
+    )
+
+    def goes_on(search: _Search) -> jax.Array:
+        best = search.log_p.max(-1)  # it can only fall, its length only grow
+        bound = jnp.maximum(score(best, search.step + 1), score(best, max_length))
+        return (search.step < max_length) & (bound > search.done.scores[:, -1]).any()
+
+    def advance(search: _Search) -> _Search:
+        carries, log_p = _read(params, search.carries, search.last, config, wide)
+        total = search.log_p[..., None] + log_p.reshape(batch, width, -1)
+        return _chosen(search._replace(carries=carries), total, end, score)
+
+    return jax.lax.while_loop(goes_on, advance, first).done
+
+
+def _read(params: tuple, carries: tuple, words: jax.Array, config: Any, wide: Any) -> tuple[tuple, jax.Array]:
+    """Every model reads the words [N]: the carries, and the logarithms of their mean probabilities, [N, V]."""
+    read = [
+        language_model.apply(p, words[None], config=config, carry=carry)
+        for p, carry in zip(params, carries, strict=True)
+    ]
+    each = jnp.stack([jax.nn.log_softmax(logits[0].astype(wide)) for _, logits in read])
+    return tuple(carry for carry, _ in read), jax.nn.logsumexp(each, axis=0) - np.log(len(read)).astype(wide)
+
+
+def _chosen(search: _Search, total: jax.Array, end: Any, score: Score) -> _Search:
+    """The search one word further, by the log p [B, K, V] of every beam with every word."""
+    batch, width, vocabulary = total.shape
+    top = min(2 * width, width * vocabulary)  # of 2 K at most K end, for a beam has one end: K are left to go on
+    log_p, places = jax.lax.top_k(total.reshape(batch, -1), top)
+    beams, word = places // vocabulary, places % vocabulary
+    words = _at(search.words, beams).at[:, :, search.step].set(word)
+    length = search.step + 1
+    ends = (word == end) | (length == words.shape[-1])
+    kept = jnp.where(ends & (jnp.arange(top) < width), score(log_p, length), -jnp.inf)
+    lengths = jnp.where(jnp.isfinite(kept), length, 0)
+    done = _merged(search.done, Hypotheses(words, lengths, kept))
+
+    log_p, places = jax.lax.top_k(jnp.where(ends, -jnp.inf, log_p), width)
+    beams, word, words = _at(beams, places), _at(word, places), _at(words, places)
+    rows = (beams + width * jnp.arange(batch, dtype=beams.dtype)[:, None]).reshape(-1)
+    carries = jax.tree.map(lambda leaf: leaf[:, rows], search.carries)
+    return _Search(length, carries, word.reshape(-1), words, log_p, done)
+
+
+def _merged(done: Hypotheses, new: Hypotheses) -> Hypotheses:
+    """The best of both, as many as are done."""
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), done, new)
+    _, places = jax.lax.top_k(both.scores, done.scores.shape[1])
+    return jax.tree.map(lambda leaf: _at(leaf, places), both)
+
+
+def _at(leaf: jax.Array, places: jax.Array) -> jax.Array:
+    """Of [B, M, ...] the entries [B, K] of each sentence."""
+    return jnp.take_along_axis(leaf, places.reshape(*places.shape, *(1,) * (leaf.ndim - 2)), axis=1)
