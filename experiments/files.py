@@ -43,7 +43,7 @@ def file(folder: str, name: str, url: str) -> bytes:
         path = place / folder / name
         if path.is_file():
             return _checked(path.read_bytes(), str(path), key, remedy=f"delete it to have it downloaded from {url}")
-    target = user_cache_path("lstm_rot") / folder / name
+    target = cache() / folder / name
     packed = io.BytesIO()
     try:
         _download(url, packed)
@@ -64,9 +64,14 @@ def file(folder: str, name: str, url: str) -> bytes:
     return content
 
 
+def cache() -> Path:
+    """The user's cache, where what is downloaded is kept."""
+    return user_cache_path("lstm_rot")
+
+
 def places() -> list[Path]:
     """Where data may lie, in the order in which it is looked for."""
-    return [Path(root) for root in (os.environ.get("LSTM_ROT_DATA"), user_cache_path("lstm_rot")) if root]
+    return [Path(root) for root in (os.environ.get("LSTM_ROT_DATA"), cache()) if root]
 
 
 def found(folder: str, names: Iterable[str]) -> Path | None:
@@ -85,16 +90,16 @@ def unpacked(what: str, folder: str, members: Mapping[str, str], url: str) -> Pa
     kept, one a line. The archive goes through the disk, so it may be of any size. Raises DataError with no network,
     naming the files to put there, and for another archive than expected.
     """
-    cache = user_cache_path("lstm_rot")
+    target = cache() / folder
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".part", dir=cache) as part:
+        cache().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part", dir=cache()) as part:
             with (Path(part) / "archive").open("wb") as out:
                 _download(url, out)
             written = _extracted(Path(part), members, url)
             for name, path in written.items():
-                (cache / folder / name).parent.mkdir(parents=True, exist_ok=True)
-                path.replace(cache / folder / name)
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target / name)
     except NO_ARCHIVE as error:
         raise DataError(f"{url} is not the archive expected ({error!r}); it was not kept: try again") from error
     except OFFLINE as error:
@@ -103,7 +108,7 @@ def unpacked(what: str, folder: str, members: Mapping[str, str], url: str) -> Pa
             f"{what} is missing and could not be downloaded ({error}): unpack {url} so that "
             f"{', '.join(members)} lie in {tried}"
         ) from error
-    return cache / folder
+    return target
 
 
 def _extracted(part: Path, members: Mapping[str, str], url: str) -> dict[str, Path]:
