@@ -18,7 +18,8 @@ import urllib.request
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -33,7 +34,7 @@ class DataError(Exception):
 
 
 OFFLINE = (urllib.error.URLError, http.client.HTTPException, OSError)
-NO_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, KeyError, EOFError, zlib.error, gzip.BadGzipFile)
+NO_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, KeyError, EOFError, UnicodeError, zlib.error, gzip.BadGzipFile)
 
 
 def file(folder: str, name: str, url: str) -> bytes:
@@ -115,19 +116,20 @@ def _extracted(part: Path, members: Mapping[str, str], url: str) -> dict[str, Pa
     """The files {name: path}, written into `part` from the archive that lies there."""
     wanted = {member: part / str(number) for number, member in enumerate(members.values())}
 
-    def take(path: str, stream: IO[bytes] | None) -> None:
+    def take(path: str, opened: Callable[[], IO[bytes] | None]) -> None:
         for member, target in wanted.items():
-            if stream is not None and f"/{path}".endswith(f"/{member}"):
-                _write(member, stream, target)
+            if f"/{path}".endswith(f"/{member}") and (stream := opened()):
+                with stream:
+                    _write(member, stream, target)
 
     if url.endswith(".zip"):
         with zipfile.ZipFile(part / "archive") as archive:
             for path in archive.namelist():
-                take(path, archive.open(path))
+                take(path, partial(archive.open, path))
     else:
         with tarfile.open(part / "archive") as archive:
             for entry in archive:  # in order, for a large gzipped one can not be searched
-                take(entry.name, archive.extractfile(entry) if entry.isfile() else None)
+                take(entry.name, partial(archive.extractfile, entry))
     if missing := [member for member, target in wanted.items() if not target.exists()]:
         raise KeyError(", ".join(missing))
     return {name: wanted[member] for name, member in members.items()}
@@ -136,7 +138,7 @@ def _extracted(part: Path, members: Mapping[str, str], url: str) -> dict[str, Pa
 def _write(member: str, stream: IO[bytes], target: Path) -> None:
     with target.open("wb") as out:
         if member.endswith(".sgm"):
-            segments = re.findall(r"<seg[^>]*>(.*?)</seg>", stream.read().decode("utf-8", "replace"), re.DOTALL)
+            segments = re.findall(r"<seg[^>]*>(.*?)</seg>", stream.read().decode(), re.DOTALL)
             out.writelines(" ".join(html.unescape(segment).split()).encode() + b"\n" for segment in segments)
         else:
             shutil.copyfileobj(gzip.GzipFile(fileobj=stream) if member.endswith(".gz") else stream, out, 1 << 20)

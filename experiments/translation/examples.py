@@ -5,17 +5,18 @@ asked for all but its first. Which way the source is read is a property of the d
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 
-from experiments.translation.pairs import Pairs
+from experiments.translation.pairs import Lazy, Pairs
 from experiments.translation.vocabulary import BOS, EOS, Vocabularies, Vocabulary
 
-FLUSHED = 10_000  # pairs held before they are written
+WRITTEN = 10_000  # pairs at once
 
 
 class Encoded(NamedTuple):
@@ -93,30 +94,23 @@ def _reason(numbers: np.ndarray, limit: int) -> str:
 
 def reversed_source(examples: Encoded) -> Encoded:
     """The same with each source read from its end (Sutskever et al. 2014, section 3.3)."""
-    return examples._replace(source=Each(examples.source, lambda row: row[::-1]))
+    return examples._replace(source=Turned(examples.source))
 
 
-@dataclass(frozen=True)
-class Each(Sequence[np.ndarray]):
-    """Rows through a function, when they are read."""
+class Turned(Lazy[np.ndarray]):
+    """Rows read from their ends."""
 
-    rows: Sequence[np.ndarray]
-    function: Callable[[np.ndarray], np.ndarray]
+    def __init__(self, rows: Sequence[np.ndarray]):
+        self._rows = rows
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[np.ndarray]: ...
-    def __getitem__(self, index: int | slice) -> np.ndarray | Sequence[np.ndarray]:
-        if isinstance(index, slice):
-            return Each(self.rows[index], self.function)
-        return self.function(self.rows[index])
+    def at(self, index: int) -> np.ndarray:
+        return self._rows[index][::-1]
 
 
-class Rows(Sequence[np.ndarray]):
+class Rows(Lazy[np.ndarray]):
     """Rows of unequal length in two files that are memory-mapped: their numbers in a row, and where each row ends."""
 
     def __init__(self, folder: Path, side: str):
@@ -127,15 +121,7 @@ class Rows(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def at(self, index: int) -> np.ndarray:
         return self._numbers[self._ends[index - 1] if index else 0 : self._ends[index]]
 
 
@@ -153,41 +139,18 @@ def stored(
         told.unlink(missing_ok=True)  # until all is written again
         folder.mkdir(parents=True, exist_ok=True)
         left_out = LeftOut()
-        with _Writer(folder, "source") as source, _Writer(folder, "target") as target:
-            for pair in _kept(pairs, vocabularies, limit, left_out):
-                source.add(pair[0])
-                target.add(pair[1])
+        _write(folder, _kept(pairs, vocabularies, limit, left_out))
         known = {"of": identity, "left out": vars(left_out)}
         told.write_text(json.dumps(known) + "\n")
     return Encoded(Rows(folder, "source"), Rows(folder, "target")), LeftOut(**known["left out"])
 
 
-@dataclass
-class _Writer:
-    folder: Path
-    side: str
-    end: int = 0
-    rows: list[np.ndarray] = field(default_factory=list)
-
-    def __enter__(self) -> "_Writer":
-        self.numbers = (self.folder / f"{self.side}.numbers").open("wb")
-        self.ends = (self.folder / f"{self.side}.ends").open("wb")
-        return self
-
-    def add(self, row: np.ndarray) -> None:
-        self.rows.append(row)
-        if len(self.rows) == FLUSHED:
-            self.flush()
-
-    def flush(self) -> None:
-        if self.rows:
-            np.concatenate(self.rows, dtype="<i4").tofile(self.numbers)
-            ends = self.end + np.cumsum([len(row) for row in self.rows], dtype="<i8")
-            ends.tofile(self.ends)
-            self.end = int(ends[-1])
-            self.rows.clear()
-
-    def __exit__(self, *error: object) -> None:
-        self.flush()
-        self.numbers.close()
-        self.ends.close()
+def _write(folder: Path, kept: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
+    for path in [*folder.glob("*.numbers"), *folder.glob("*.ends")]:
+        path.unlink()
+    while some := list(islice(kept, WRITTEN)):
+        for side, rows in zip(Encoded._fields, zip(*some, strict=True), strict=True):
+            with (folder / f"{side}.numbers").open("ab") as numbers, (folder / f"{side}.ends").open("ab") as ends:
+                before = numbers.tell() // 4
+                ends.write((before + np.cumsum([len(row) for row in rows])).astype("<i8").tobytes())
+                numbers.write(np.concatenate(rows).astype("<i4").tobytes())

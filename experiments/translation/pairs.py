@@ -1,10 +1,29 @@
 """Pairs of sentences, and the reading of files of them. A sentence that is bad is told with its file and line."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, overload
+from typing import Protocol, TypeVar, overload
 
 from experiments.files import DataError
+
+T = TypeVar("T")
+
+
+class Lazy(Sequence[T]):
+    """A sequence whose members are made when they are asked for, by `at`: what memory need not hold."""
+
+    @abstractmethod
+    def at(self, index: int) -> T:
+        """The member of a number from 0 to the length."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        numbers = range(len(self))[index]
+        return self.at(numbers) if isinstance(numbers, int) else [self.at(number) for number in numbers]
 
 
 class Pairs(Protocol):
@@ -64,12 +83,12 @@ class Joined:
         return sum(map(len, self.parts))
 
     def _place(self, index: int) -> tuple[Listed, int]:
-        at = index
+        at = range(len(self))[index]
         for part in self.parts:
-            if 0 <= at < len(part):
+            if at < len(part):
                 return part, at
             at -= len(part)
-        raise IndexError(index)
+        raise AssertionError
 
     def __getitem__(self, index: int) -> tuple[str, str]:
         part, at = self._place(index)
@@ -88,24 +107,17 @@ class Joined:
         return part.where(at)
 
 
-@dataclass(frozen=True)
-class Side(Sequence[str]):
+class Side(Lazy[str]):
     """The sources (0) or targets (1) of pairs."""
 
-    pairs: Pairs
-    which: int
+    def __init__(self, pairs: Pairs, which: int):
+        self._pairs, self._which = pairs, which
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self._pairs)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        return self.pairs[index][self.which]
+    def at(self, index: int) -> str:
+        return self._pairs[index][self._which]
 
 
 def sentences(content: bytes, origin: str) -> list[str]:

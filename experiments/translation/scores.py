@@ -49,9 +49,10 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
 def _scored(metric: BLEU | CHRF, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     _check(hypotheses, references)
     score = metric.corpus_score(hypotheses, [references], n_bootstrap=RESAMPLED)
-    told = json.loads(score.format(width=6, is_json=True))  # says nothing of an interval where all is 0
+    signature = str(metric.get_signature())
+    told = json.loads(score.format(width=6, signature=signature, is_json=True))  # of no interval where all is 0
     mean, half = told.get("confidence_mean", score.score), told.get("confidence_var", 0.0)
-    return Score(score.score, mean - half, mean + half, str(metric.get_signature()))
+    return Score(score.score, mean - half, mean + half, signature)
 
 
 def by_length(

@@ -173,8 +173,8 @@ def _is_word(piece: str) -> bool:
 
 def _said(numbers: Sequence[int] | np.ndarray, size: int) -> list[int]:
     said = [int(number) for number in numbers]
-    if said and not 0 <= min(said) <= max(said) < size:
-        raise ValueError(f"the number {max(said)} is not of this vocabulary, which has {size}: load the model's own")
+    if wrong := [number for number in said if not 0 <= number < size]:
+        raise ValueError(f"the number {wrong[0]} is not of this vocabulary, which has {size}: load the model's own")
     return said[: said.index(EOS)] if EOS in said else said
 
 

@@ -9,15 +9,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments.digests import DIGESTS
 from experiments.files import DataError, cache, found, unpacked
-from experiments.translation.pairs import Joined, Listed, not_utf8
+from experiments.translation.pairs import Joined, Lazy, Listed, not_utf8
 
 STATMT = "https://www.statmt.org/"
 CHUNK = 1 << 24  # bytes read at once where an index is made
@@ -60,7 +59,7 @@ def training(source: str, target: str) -> tuple[Joined, list[str]]:
     return Joined(tuple(parts)), digests
 
 
-class Lines(Sequence[str]):
+class Lines(Lazy[str]):
     """The lines of a file of any size, by random access; `sha256` is the file's.
 
     Beside the file, or in the user's cache where that is not allowed, lie the index and the digest of the first use.
@@ -79,15 +78,7 @@ class Lines(Sequence[str]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def at(self, index: int) -> str:
         line = self._bytes[self._starts[index] : self._starts[index + 1]].tobytes()
         try:
             return line.rstrip(b"\r\n").decode()
