@@ -572,3 +572,29 @@ def test_real_texts(name, source, target, sizes, no_network):
         for text in some[at]:
             assert joined(words(text)) == " ".join(text.split())
             assert BPE.decode(BPE.encode(text)) == text
+
+
+def test_wmt14_of_real_news_laid_out_like_its_parts(tmp_path, monkeypatch, no_network):
+    try:
+        news = parallel("newstest", "en", "fr")
+    except DataError:
+        pytest.skip("newstest is not at hand")
+    parts = dict(zip(wmt14.CORPORA, list(news.tests.values())[2:], strict=False))
+    members = {}
+    for corpus, part in parts.items():
+        for language, side in (("en", part.source), ("fr", part.target)):
+            members[corpus.member.format(pair="fr-en", language=language).removesuffix(".gz")] = lines(side)
+    for name, content in members.items():
+        (tmp_path / "wmt14").mkdir(exist_ok=True)
+        (tmp_path / "wmt14" / name).write_bytes(content)
+    monkeypatch.setenv("LSTM_ROT_DATA", str(tmp_path))
+    train, digests = wmt14.training("en", "fr")
+    assert digests == [texts.hashlib.sha256(content).hexdigest() for content in members.values()]
+    expected = [part[at] for part in parts.values() for at in range(len(part))]
+    assert [train[at] for at in range(len(train))] == expected
+    rows, left_out = stored(tmp_path / "kept", train, BOTH, limit=400, sha256="0")
+    assert left_out.pairs == len(expected) and len(rows.source) == len(expected) - left_out.over - left_out.empty
+    assert BPE.decode(rows.source[0]) == expected[0][0]
+    sequences = data.Sequences(rows._asdict())
+    batch = next(data.batches(sequences, data.Buckets(sequences.lengths, [200, 402], batch=4)))
+    assert batch["source"].shape[0] == 4 and (batch["target"][:, 0] == BOS).all()

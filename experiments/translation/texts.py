@@ -160,8 +160,9 @@ def _newstest(source: str, target: str) -> Parallel:
             sides.append(sentences(content, str(place / name)))
         tests[test] = Listed(sides[0], sides[1], f"{place / names[test, source]} and {names[test, target]}")
     nothing = Listed([], [], "newstest, which has nothing to train on")
-    note = (*notes, "one sentence a line, from a copy and not the official SGML; sha256 of the files' sha256 in a row")
-    return Parallel("newstest", (source, target), nothing, nothing, tests, _of_digests(digests), note[0])
+    note = notes[0] if notes else "one sentence a line, from a copy and not the official SGML"
+    note += "; sha256 of the files' sha256 in a row"
+    return Parallel("newstest", (source, target), nothing, nothing, tests, _of_digests(digests), note)
 
 
 def _official_newstests(names: dict[tuple[str, str], str]) -> Path:
@@ -181,7 +182,10 @@ def _wmt14(source: str, target: str) -> Parallel:
     """WMT'14: all its parallel texts to train on, read where they lie; newstest2013 to choose by, 2014 to test."""
     train, digests = wmt14.training(source, target)
     news = _newstest(source, target)
-    note = "every parallel text of WMT'14, digests kept at the first use and compared since; sha256 of all in a row"
+    note = (
+        f"every parallel text of WMT'14, no official digests: those of the first use are kept and compared since; "
+        f"sha256 of all in a row; newstest: {news.note}"
+    )
     return Parallel(
         "wmt14",
         (source, target),
