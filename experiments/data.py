@@ -1,26 +1,14 @@
-"""Data sets by name: embedded, or looked for in $LSTM_ROT_DATA, then the user's cache, then at the official address.
+"""Images and texts by name: embedded, or from files that are looked for, downloaded and checked (`files.py`)."""
 
-Every file is checked against the sha256 of its unpacked content. Nothing is ever unpickled.
-"""
-
-import gzip
 import hashlib
-import http.client
-import io
-import os
 import platform
-import shutil
-import tarfile
-import urllib.error
-import urllib.request
 import warnings
-import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from platformdirs import user_cache_path
-from rich.progress import wrap_file
+
+from experiments.digests import DIGESTS
+from experiments.files import DataError, file, found, unpacked
 
 
 class Images(NamedTuple):
@@ -59,13 +47,10 @@ class Text(NamedTuple):
         return {"name": self.name, "sha256": self.sha256, "note": self.note}
 
 
-class DataError(Exception):
-    """A data file is missing or not what it should be; the message says which, from where, and its digest."""
-
-
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
 WIKITEXT = "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/"
 CIFAR = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+CIFAR_FOLDER = "cifar-10-batches-bin"
 CIFAR_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the class, then red, green and blue, row by row
 CIFAR_RECORDS = 10_000  # of each file
@@ -73,16 +58,6 @@ CIFAR_COPIES = {  # sha256 of the six files in a row
     "49f0d5a5f581bf81bbb7d2883b092ba31defe642d07fe5569fe86e8358bf17ec": "98 of 60,000 images are JPEG-decoded",
 }
 MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-DIGESTS = {  # sha256 of the content, unpacked where it is packed, as at the official address
-    "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    "input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-    "train.txt": "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
-    "valid.txt": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
-    "test.txt": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
-}
 
 
 def images(name: str) -> Images:
@@ -106,7 +81,7 @@ def _digits() -> Images:
 
 def _mnist() -> Images:
     """The 60,000 and 10,000 handwritten digits of 28 x 28 (CC BY-SA 3.0)."""
-    names = [name for name in DIGESTS if name.endswith("-ubyte.gz")]
+    names = [key.removeprefix("mnist/") for key in DIGESTS if key.startswith("mnist/")]
     train_x, train_y, test_x, test_y = (_idx(file("mnist", name, MNIST + name)) for name in names)
     return Images(
         "mnist",
@@ -114,7 +89,7 @@ def _mnist() -> Images:
         train_y.astype(np.int32),
         test_x.astype(np.float32) / 255,
         test_y.astype(np.int32),
-        hashlib.sha256("".join(DIGESTS[name] for name in names).encode()).hexdigest(),
+        hashlib.sha256("".join(DIGESTS[f"mnist/{name}"] for name in names).encode()).hexdigest(),
         "sha256 of the four files' sha256 in a row",
     )
 
@@ -138,7 +113,8 @@ def maps(name: str) -> Images:
 
 def _cifar10() -> Images:
     """CIFAR-10 (Krizhevsky 2009), its binary version: 50,000 and 10,000 colour images of 32 x 32, of 10 classes."""
-    folder = _found("cifar-10-batches-bin", CIFAR_FILES) or _unpacked(CIFAR)
+    members = {name: name for name in CIFAR_FILES}
+    folder = found(CIFAR_FOLDER, CIFAR_FILES) or unpacked("CIFAR-10", CIFAR_FOLDER, members, CIFAR)
     records = []
     for name in CIFAR_FILES:
         content = (folder / name).read_bytes()
@@ -193,91 +169,6 @@ def _wikitext() -> Text:
 
 
 TEXTS = {"manual": _manual, "shakespeare": _shakespeare, "wikitext-2": _wikitext}
-
-
-def file(folder: str, name: str, url: str) -> bytes:
-    """The content of one file, unpacked if it is gzipped, checked."""
-    cache, places = user_cache_path("lstm_rot"), _places()
-    for place in places:
-        path = place / folder / name
-        if path.is_file():
-            return _checked(path.read_bytes(), str(path), name, remedy=f"delete it to have it downloaded from {url}")
-    target = cache / folder / name
-    try:
-        packed = _download(url)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        tried = " or ".join(str(place / folder / name) for place in places)
-        raise DataError(
-            f"{name} of {folder} is missing and could not be downloaded ({error}): put the file from {url} "
-            f"at {tried}; the sha256 of its unpacked content is {DIGESTS[name]}"
-        ) from error
-    content = _checked(packed, url, name, remedy="it was not kept; try again, or put a good copy at " + str(target))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(f".part{os.getpid()}")
-        part.write_bytes(packed)
-        part.replace(target)
-    except OSError as error:
-        warnings.warn(f"{name} is good but could not be kept at {target}: {error}", stacklevel=2)
-    return content
-
-
-def _places() -> list[Path]:
-    """Where data may lie, in the order in which it is looked for."""
-    return [Path(root) for root in (os.environ.get("LSTM_ROT_DATA"), user_cache_path("lstm_rot")) if root]
-
-
-def _found(folder: str, names: tuple[str, ...]) -> Path | None:
-    """The first place where all files of the folder lie."""
-    for place in _places():
-        if all((place / folder / name).is_file() for name in names):
-            return place / folder
-    return None
-
-
-def _unpacked(url: str) -> Path:
-    """CIFAR-10's archive downloaded and unpacked into the user's cache, whole or not at all."""
-    target = user_cache_path("lstm_rot") / "cifar-10-batches-bin"
-    try:
-        packed = _download(url)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        tried = " or ".join(str(place / target.name) for place in _places())
-        raise DataError(
-            f"CIFAR-10 is missing and could not be downloaded ({error}): unpack {url} so that "
-            f"{', '.join(CIFAR_FILES)} lie in {tried}"
-        ) from error
-    part = target.with_name(f"{target.name}.part{os.getpid()}")
-    try:
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            members = {Path(member.name).name: member for member in archive.getmembers() if member.isfile()}
-            part.mkdir(parents=True)
-            for name in CIFAR_FILES:
-                (part / name).write_bytes(archive.extractfile(members[name]).read())  # pyright: ignore
-        part.replace(target)
-    except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
-        raise DataError(f"{url} is not the archive expected ({error!r}); it was not kept: try again") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return target
-
-
-def _download(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=30) as response:
-        size = int(response.headers.get("Content-Length") or 0)
-        with wrap_file(response, total=size, description=url.rsplit("/", 1)[-1]) as stream:
-            return stream.read()
-
-
-def _checked(packed: bytes, origin: str, name: str, *, remedy: str) -> bytes:
-    try:
-        content = gzip.decompress(packed) if name.endswith(".gz") else packed
-    except (OSError, EOFError, zlib.error) as error:
-        expected = f"sha256 of the unpacked content expected: {DIGESTS[name]}"
-        raise DataError(f"{origin} is no whole gzip file ({error}; {expected}): {remedy}") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != DIGESTS[name]:
-        raise DataError(f"{origin} is corrupt: its unpacked sha256 is {digest}, expected {DIGESTS[name]}: {remedy}")
-    return content
 
 
 def _idx(content: bytes) -> np.ndarray:

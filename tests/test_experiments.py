@@ -20,6 +20,7 @@ from experiments import (
     data,
     degradation,
     dial,
+    files,
     gradient_flow,
     harness,
     language_model,
@@ -392,9 +393,9 @@ def mnist_file(tmp_path, monkeypatch):
     """A small idx file under an official name, its digest in the table, and both places empty."""
     name, pixels = "t10k-images-idx3-ubyte.gz", np.arange(2 * 3 * 3, dtype=np.uint8)
     content = bytes([0, 0, 8, 3]) + np.array([2, 3, 3], ">u4").tobytes() + pixels.tobytes()
-    monkeypatch.setitem(data.DIGESTS, name, data.hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(files.DIGESTS, f"mnist/{name}", data.hashlib.sha256(content).hexdigest())
     monkeypatch.setenv("LSTM_ROT_DATA", str(tmp_path / "mine"))
-    monkeypatch.setattr(data, "user_cache_path", lambda app: tmp_path / "cache")
+    monkeypatch.setattr(files, "user_cache_path", lambda app: tmp_path / "cache")
     return name, gzip.compress(content), pixels.reshape(2, 3, 3)
 
 
@@ -418,7 +419,7 @@ def test_data_errors_name_the_file_the_address_and_the_digest(case, mnist_file, 
     def no_network(*args, **kwargs):
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr(data.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(files.urllib.request, "urlopen", no_network)
     place.parent.mkdir(parents=True)
     if case == "truncated":
         place.write_bytes(packed[:-9])
@@ -429,10 +430,10 @@ def test_data_errors_name_the_file_the_address_and_the_digest(case, mnist_file, 
     with pytest.raises(data.DataError) as error:
         data.images("cifar11") if case == "unknown" else data.file("mnist", name, address)
     said = {
-        "missing": [name, str(place), str(tmp_path / "cache"), address, data.DIGESTS[name]],
-        "truncated": [str(place), "no whole gzip file", data.DIGESTS[name], address],
-        "damaged": [str(place), "no whole gzip file", data.DIGESTS[name], address],
-        "other content": [str(place), "corrupt", data.DIGESTS[name], address],
+        "missing": [name, str(place), str(tmp_path / "cache"), address, files.DIGESTS[f"mnist/{name}"]],
+        "truncated": [str(place), "no whole gzip file", files.DIGESTS[f"mnist/{name}"], address],
+        "damaged": [str(place), "no whole gzip file", files.DIGESTS[f"mnist/{name}"], address],
+        "other content": [str(place), "corrupt", files.DIGESTS[f"mnist/{name}"], address],
         "unknown": ["cifar11", "digits, mnist"],
     }[case]
     assert all(part in str(error.value) for part in said), error.value

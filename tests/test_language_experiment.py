@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from experiments import data, harness, language_model
+from experiments import data, files, harness, language_model
 from experiments.language_model import generate, judging, training
 from experiments.language_model.bodies import count, sized
 from lstm_rot.training.log import JSON_LINES
@@ -159,7 +159,7 @@ def test_texts(tmp_path, monkeypatch):
     sizes = [len(part) for part in text[1:4]]
     assert sum(sizes) > 300_000 and abs(sizes[0] / sum(sizes) - 0.9) < 1e-3 and len(text.sha256) == 64
     content = b"To be, or not to be. " * 40
-    monkeypatch.setitem(data.DIGESTS, "input.txt", data.hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(files.DIGESTS, "tinyshakespeare/input.txt", data.hashlib.sha256(content).hexdigest())
     monkeypatch.setenv("LSTM_ROT_DATA", str(tmp_path))
     (tmp_path / "tinyshakespeare").mkdir()
     (tmp_path / "tinyshakespeare" / "input.txt").write_bytes(content)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import assert_exact
 
-from experiments import cifar, data, nets
+from experiments import cifar, data, files, nets
 from experiments.harness import Refused
 from lstm_rot.models import classifier, conv_resnet, lstm
 
@@ -27,7 +27,7 @@ def records(tmp_path, monkeypatch):
     """CIFAR-10 of three images a file, not yet in either place: [6, 3, 3073]."""
     monkeypatch.setattr(data, "CIFAR_RECORDS", 3)
     monkeypatch.setenv("LSTM_ROT_DATA", str(tmp_path / "mine"))
-    monkeypatch.setattr(data, "user_cache_path", lambda app: tmp_path / "cache")
+    monkeypatch.setattr(files, "user_cache_path", lambda app: tmp_path / "cache")
     return np.random.default_rng(0).integers(0, 10, (6, 3, data.CIFAR_RECORD), np.uint8)
 
 
@@ -75,7 +75,7 @@ def test_cifar_that_cannot_be_read_is_named(case, records, tmp_path, monkeypatch
         def no_network(*args, **kwargs):
             raise urllib.error.URLError("no network")
 
-        monkeypatch.setattr(data.urllib.request, "urlopen", no_network)
+        monkeypatch.setattr(files.urllib.request, "urlopen", no_network)
     said = {
         "missing": ["CIFAR-10 is missing", "no network", data.CIFAR, "data_batch_1.bin", str(tmp_path / "cache")],
         "short": ["data_batch_1.bin", "6146 bytes, expected 3 of 3073", data.CIFAR],

@@ -173,8 +173,8 @@ class Sequences:
         counts = {name: len(rows) for name, rows in named.items()}
         if len(set(counts.values())) != 1:
             raise ValueError(f"the number of examples differs: {counts}; give each example all of its sequences")
-        self._named = {name: [np.asarray(row) for row in rows] for name, rows in named.items()}
-        self._lengths = {name: np.array([len(row) for row in rows], "int32") for name, rows in self._named.items()}
+        self._named = dict(named)  # read row by row: they may lie in files that memory does not hold
+        self._lengths = {name: np.array([len(row) for row in rows], "int32") for name, rows in named.items()}
         self.lengths = np.max(list(self._lengths.values()), axis=0)
 
     def __len__(self) -> int:
@@ -184,7 +184,7 @@ class Sequences:
         length = int(self.lengths.max()) if length is None else length
         batch = {}
         for name, rows in self._named.items():
-            first = rows[0]
+            first = np.asarray(rows[0])
             padded = np.zeros((len(numbers), length, *first.shape[1:]), first.dtype)
             for at, number in enumerate(numbers):
                 padded[at, : len(rows[number])] = rows[number]
