@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lstm_rot.models import language_model, recurrent
+from lstm_rot.models import language_model, transformer
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,22 @@ def beam(
 def _check(models: tuple, config: language_model.Config, begin: int, end: int, width: int, max_length: int) -> None:
     if not models:
         raise ValueError("no model: give at least one pair of params and carry")
-    if not isinstance(config.body, recurrent.Config):
-        raise ValueError("beams reorder the carry of a recurrent stack: a Transformer's cache is not served")
     for name, word in {"begin": begin, "end": end}.items():
         if not 0 <= word < config.vocab_size:
             raise ValueError(f"{name}={word}: give the number of a word, 0..{config.vocab_size - 1}")
     for name, number in {"width": width, "max_length": max_length}.items():
         if number < 1:
             raise ValueError(f"{name}={number}: give at least 1")
-    batches = [jax.tree.leaves(carry)[0].shape[1] for _, carry in models]
+    batches = [language_model.batch_of(carry) for _, carry in models]
     if len(set(batches)) > 1:
         raise ValueError(f"the carries are of {batches} sentences: give each model the same ones")
     for params, carry in models:
+        room = transformer.room(carry) if isinstance(config.body, transformer.Config) else max_length
+        if room < max_length:
+            raise ValueError(
+                f"max_length={max_length}: the carry's cache has room for {room} positions; encode with "
+                f"positions={max_length}"
+            )
         first = jnp.zeros((1, batches[0]), "int32")
         jax.eval_shape(partial(language_model.apply, config=config, carry=carry), params, first)
 
@@ -103,13 +107,13 @@ def _beam(
     models: Any, begin: Any, end: Any, *, config: language_model.Config, width: int, max_length: int, score: Score
 ) -> Hypotheses:
     params, carries = zip(*models, strict=True)
-    batch = jax.tree.leaves(carries)[0].shape[1]
+    batch = language_model.batch_of(carries[0])
     wide = config.body.compute if jnp.finfo(config.body.compute).bits > 32 else jnp.dtype("float32")
     words = jnp.full((batch, width, max_length), end, "int32")
     nothing = jnp.full((batch, width), -jnp.inf, wide)
     first = _Search(
         step=jnp.zeros((), "int32"),
-        carries=jax.tree.map(lambda leaf: jnp.repeat(leaf, width, axis=1), carries),
+        carries=tuple(config.carries.repeated(carry, width) for carry in carries),
         last=jnp.full(batch * width, begin, "int32"),
         words=words,
         log_p=nothing.at[:, 0].set(0),  # one beam: the others would be the same
@@ -124,7 +128,7 @@ def _beam(
     def advance(search: _Search) -> _Search:
         carries, log_p = _read(params, search.carries, search.last, config, wide)
         total = search.log_p[..., None] + log_p.reshape(batch, width, -1)
-        return _chosen(search._replace(carries=carries), total, end, score)
+        return _chosen(search._replace(carries=carries), total, end, score, config)
 
     return jax.lax.while_loop(goes_on, advance, first).done
 
@@ -139,7 +143,9 @@ def _read(params: tuple, carries: tuple, words: jax.Array, config: Any, wide: An
     return tuple(carry for carry, _ in read), jax.nn.logsumexp(each, axis=0) - np.log(len(read)).astype(wide)
 
 
-def _chosen(search: _Search, total: jax.Array, end: Any, score: Score) -> _Search:
+def _chosen(
+    search: _Search, total: jax.Array, end: Any, score: Score, config: language_model.Config
+) -> _Search:
     """The search one word further, by the log p [B, K, V] of every beam with every word."""
     batch, width, vocabulary = total.shape
     top = min(2 * width, width * vocabulary)  # of 2 K at most K end, for a beam has one end: K are left to go on
@@ -155,7 +161,7 @@ def _chosen(search: _Search, total: jax.Array, end: Any, score: Score) -> _Searc
     log_p, places = jax.lax.top_k(jnp.where(ends, -jnp.inf, log_p), width)
     beams, word, words = _at(beams, places), _at(word, places), _at(words, places)
     rows = (beams + width * jnp.arange(batch, dtype=beams.dtype)[:, None]).reshape(-1)
-    carries = jax.tree.map(lambda leaf: leaf[:, rows], search.carries)
+    carries = tuple(config.carries.reordered(carry, rows) for carry in search.carries)
     return _Search(length, carries, word.reshape(-1), words, log_p, done)
 
 

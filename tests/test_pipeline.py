@@ -54,10 +54,11 @@ def without_right(grid):
     return lambda p, left, below: (left, grid(p, left, below)[1])
 
 
+LAYER = transformer.layer(transformer.Config(H))
 STACKS = {  # a grid, its arguments, and the axis of below that is cut
     "LSTM, chunks of time": (scan(hoisted(CELLS["lstm"].cell, TIME), DEPTH), lstm_arguments(), 0),
     "residual, microbatches": (scan(turn(CELLS["dense"].cell), DEPTH), residual_arguments(), 0),
-    "Transformer, microbatches": (scan(transformer.layer, DEPTH), transformer_arguments(), 1),
+    "Transformer, microbatches": (scan(LAYER, DEPTH), transformer_arguments(), 1),
 }
 
 

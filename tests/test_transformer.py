@@ -15,6 +15,7 @@ from lstm_rot import DEPTH, TIME, Checkpointed, Sequential, scan, wavefront
 from lstm_rot.models import language_model, transformer
 
 L, T, B, H, N, V = 3, 7, 2, 6, 3, 11
+LAYER = transformer.layer(transformer.Config(H))
 
 
 def make(dtype="float64", *, hidden=H, heads=N, layers=L, **dtypes):
@@ -81,11 +82,11 @@ def test_decoding_is_loop_interchange():
     p, left, below = grid_args()
 
     def one_chunk(p, left, below):
-        right, (out, _) = scan(transformer.layer, DEPTH)(p, left, (below[0][:, 0], ()))
+        right, (out, _) = scan(LAYER, DEPTH)(p, left, (below[0][:, 0], ()))
         return right, (out[:, None], ())
 
-    decoding = results_and_gradients(scan(scan(transformer.layer, DEPTH), TIME), p, left, below)
-    for grid in (scan(scan(transformer.layer, TIME), DEPTH), wavefront(transformer.layer), one_chunk):
+    decoding = results_and_gradients(scan(scan(LAYER, DEPTH), TIME), p, left, below)
+    for grid in (scan(scan(LAYER, TIME), DEPTH), wavefront(LAYER), one_chunk):
         assert_close(results_and_gradients(grid, p, left, below), decoding, "float64")
     _, (_, out) = decoding
     assert_close(out[:, 0], reference.layers(p, below[0][:, 0]), "float64")
@@ -97,7 +98,7 @@ def test_causality():
     x = normal("float64", T, 1, H)
 
     def top(x):
-        return scan(transformer.layer, DEPTH)(params.body.layers, (None, None), (x, ()))[1][0] @ params.out
+        return scan(LAYER, DEPTH)(params.body.layers, (None, None), (x, ()))[1][0] @ params.out
 
     jacobian = np.abs(jax.jit(jax.jacobian(top))(x)).max(axis=(1, 2, 4, 5))
     assert (jacobian[np.triu_indices(T, 1)] == 0).all()

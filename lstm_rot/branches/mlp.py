@@ -34,6 +34,11 @@ def rectify(p: Any, stream: Float[Array, "*B H"], memory: Any, below: Any) -> tu
     return 0, jax.nn.relu(stream), lambda stream: (memory, below)
 
 
+def normalise(p: Any, stream: Float[Array, "*B H"], memory: Any, below: Any) -> tuple[Any, Any, Any]:
+    """x' = norm(x): the plain step after each addition of Vaswani et al. 2017, as `rectify` is of He et al. 2015."""
+    return 0, layer_norm(stream, p), lambda stream: (memory, below)
+
+
 def init(key: PRNGKeyArray, hidden_size: int, inner_size: int, dtype: Any = "float32") -> Params:
     """He normal W_1, Lecun normal W_2, scale one, biases zero."""
     key_1, key_2 = jax.random.split(key)

@@ -6,8 +6,9 @@ Masks are drawn beforehand, so that every order of the grid sees the same; True:
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 class Masks(NamedTuple):
@@ -25,6 +26,13 @@ TIED: Any = Masks(hidden=True, add=False, cell=False, output=False)  # pyright: 
 def dropped(x: Float[Array, "*S"], mask: Bool[Array, "..."] | None, rate: float) -> Float[Array, "*S"]:
     """x / (1 - rate) where the mask is True, else 0; x itself without a mask (Srivastava et al. 2014, inverted)."""
     return x if mask is None else jnp.where(mask, x / (1 - rate), 0)
+
+
+def each_step(key: jax.Array, rate: float, times: Int[Array, "T"], shape: tuple[int, ...]) -> Any:
+    """[T, *shape], True with probability 1 - rate; step t's depends on the key and t alone. None for a rate of 0."""
+    if not rate:
+        return None
+    return jax.vmap(lambda t: jax.random.bernoulli(jax.random.fold_in(key, t), 1 - rate, shape))(times)
 
 
 def on_weights(branch: Callable[..., tuple]) -> Callable[..., tuple]:

@@ -1,5 +1,6 @@
 """What every model checks before anything is compiled, and the three dtypes of a config."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import DTypeLike
+from jaxtyping import Integer
+
+Lengths = Integer[Any, "B"] | Sequence[int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +68,13 @@ def sizes(config: Any, *fields: str) -> None:
 def rates(config: Any, *fields: str) -> None:
     """Raises ValueError unless each named field of the config is a probability below 1."""
     for field in fields:
-        value = getattr(config, field)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise ValueError(f"{field}={value!r}: give a probability, at least 0 and below 1")
+        rate(field, getattr(config, field))
+
+
+def rate(name: str, value: Any) -> None:
+    """Raises ValueError unless the value is a probability below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{name}={value!r}: give a probability, at least 0 and below 1")
 
 
 def step_number(name: str, value: Any) -> None:
@@ -132,7 +140,7 @@ def like(name: str, tree: Any, expected: Any) -> None:
                 f"{name}{jax.tree_util.keystr(path)} has shape {np.shape(leaf)}, the config makes {want.shape}: "
                 f"was it made with another config?"
             )
-        kind = jnp.floating if jnp.issubdtype(want.dtype, jnp.floating) else jnp.integer
+        kind = next(kind for kind in (jnp.floating, jnp.integer, jnp.bool_) if jnp.issubdtype(want.dtype, kind))
         if not jnp.issubdtype(jnp.result_type(leaf), kind):
             raise ValueError(
                 f"{name}{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}, the config makes {want.dtype}"

@@ -7,6 +7,7 @@ a whole row of them.
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from math import sqrt
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +15,12 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
-from lstm_rot.models import checks, gru, highway, lstm, recurrent, residual_rnn, rnn, transformer
+from lstm_rot.branches import attention
+from lstm_rot.branches.noise import dropped as masked
+from lstm_rot.models import attending, checks, gru, highway, lstm, recurrent, residual_rnn, rnn, transformer
 from lstm_rot.schedules import Schedule, Sequential
 
-BODIES: dict[type, Any] = {module.Config: module for module in (lstm, gru, rnn, residual_rnn, highway, transformer)}
+BODIES: dict[type, Any] = {module.Config: module for module in (lstm, gru, rnn, residual_rnn, highway, attending, transformer)}
 BLOCK = 1 << 25  # logits
 Implementation = recurrent.Implementation | recurrent.Spread | None
 
@@ -28,36 +31,64 @@ P: Any = PartitionSpec  # stands where the weights stand
 class Config:
     """The number of words, and a body, by its config.
 
-    Raises ValueError for a body that is neither a recurrent stack nor a Transformer, or reads words not yet written.
+    dropout: on what enters the body and what leaves it (Zaremba et al. 2014). tied: the softmax has the embedding's
+    weights (Press & Wolf 2017), which are then of the size 1/sqrt(D) and multiplied by sqrt(D) where words enter
+    (Vaswani et al. 2017, section 3.4).
+
+    Raises ValueError for a body that is neither a recurrent stack nor a Transformer, or reads words not yet written, a
+    rate outside [0, 1), and tied weights where the body's input and output differ in width.
     """
 
     vocab_size: int
-    body: lstm.Config | gru.Config | rnn.Config | residual_rnn.Config | highway.Config | transformer.Config
+    body: (
+        lstm.Config
+        | gru.Config
+        | rnn.Config
+        | residual_rnn.Config
+        | highway.Config
+        | attending.Config
+        | transformer.Config
+    )
+    dropout: float = 0.0
+    tied: bool = False
 
     def __post_init__(self):
         checks.sizes(self, "vocab_size")
+        checks.rates(self, "dropout")
         if type(self.body) not in BODIES:
             known = ", ".join(f"{model.__name__.split('.')[-1]}.Config" for model in BODIES.values())
             raise ValueError(f"body={self.body!r}: give one of {known}")
+        if isinstance(self.body, transformer.Config) and self.body.kind == "encoder":
+            raise ValueError("kind='encoder' sees words not yet written: give a causal body, or a decoder")
         if isinstance(self.body, recurrent.Config) and (self.body.bidirectional or self.body.reverse):
             raise ValueError("a language model reads forwards: its body can be neither bidirectional nor reversed")
+        if self.tied and self.body.input_size != self.body.output_size:
+            raise ValueError(
+                f"tied=True: the body reads words of width {self.body.input_size} and gives {self.body.output_size}; "
+                f"make them equal"
+            )
 
     @property
     def model(self) -> Any:
         """The module of the body."""
         return BODIES[type(self.body)]
 
+    @property
+    def carries(self) -> Any:
+        """The module that has `repeated` and `reordered`, of the body's carries."""
+        return recurrent if isinstance(self.body, recurrent.Config) else self.model
+
 
 class Params(NamedTuple):
-    """Weights: the words' embedding; the body's; of the words in the softmax."""
+    """Weights: the words' embedding; the body's; of the words in the softmax, None where these are the embedding's."""
 
     embed: Float[Array, "V D"]
     body: Any
-    out: Float[Array, "H V"]
+    out: Float[Array, "H V"] | None
 
 
 def init(key: PRNGKeyArray, config: Config) -> Params:
-    """Fresh params: embeddings standard normal, Lecun normal `out`, the body as it makes itself."""
+    """Fresh params: embeddings standard normal (tied, over sqrt(D)), Lecun normal `out`, the body as it makes itself."""
     return _init(key, config)
 
 
@@ -65,22 +96,31 @@ def init(key: PRNGKeyArray, config: Config) -> Params:
 def _init(key: jax.Array, config: Config) -> Params:
     key_embed, key_body, key_out = jax.random.split(key, 3)
     body, dtype = config.body, config.body.param_dtype
-    return Params(
-        embed=jax.random.normal(key_embed, (config.vocab_size, body.input_size), dtype),
-        body=config.model.init(key_body, body),
-        out=jax.nn.initializers.lecun_normal()(key_out, (body.output_size, config.vocab_size), dtype),
+    embed = jax.random.normal(key_embed, (config.vocab_size, body.input_size), dtype)
+    params = Params(embed / sqrt(body.input_size) if config.tied else embed, config.model.init(key_body, body), None)
+    if config.tied:
+        return params
+    return params._replace(
+        out=jax.nn.initializers.lecun_normal()(key_out, (body.output_size, config.vocab_size), dtype)
     )
 
 
 def specs(config: Config) -> Params:
     """How the params lie over a mesh: words and hidden sizes over `model`, layers over `stage`."""
-    return Params(embed=P("model"), body=config.model.specs(config.body), out=P(None, "model"))
+    return Params(P("model"), config.model.specs(config.body), None if config.tied else P(None, "model"))
 
 
 def zeros(config: Config, batch: int, positions: int) -> Any:
     """The carry before the first word; `positions` is the room that a Transformer's cache has, which alone needs it."""
     room = (positions,) if isinstance(config.body, transformer.Config) else ()
     return config.model.zeros(config.body, batch, *room)
+
+
+def batch_of(carry: Any) -> int:
+    """The number of sequences that a carry is of."""
+    if isinstance(carry, attending.Carry | transformer.Reading):
+        return carry.valid.shape[1]
+    return carry.k.shape[2] if isinstance(carry, attention.Cache) else jax.tree.leaves(carry)[0].shape[1]
 
 
 def apply(
@@ -108,7 +148,11 @@ def apply(
 @partial(jax.jit, static_argnames=("config", "schedule", "implementation"))
 def _apply(params: Params, tokens: Any, carry: Any, key: Any, *, config: Config, **how: Any) -> Any:
     carry, hs = _features(params, tokens, carry, key, config, **how)
-    return carry, hs @ params.out.astype(hs.dtype)
+    return carry, hs @ _out(params).astype(hs.dtype)
+
+
+def _out(params: Params) -> jax.Array:
+    return params.embed.T if params.out is None else params.out
 
 
 def losses(
@@ -120,30 +164,35 @@ def losses(
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
     implementation: Implementation = None,
+    smoothing: float = 0.0,
     block: int = BLOCK,
 ) -> Float[Array, "B N-1"]:
     """-log p(word t + 1 | words 0 to t) in nats, float32 at least, jitted: examples first, as batches are.
 
     carry: what was read before word 0, as `apply` returns it. key: the body's dropout draws from it. implementation:
-    the body's, as in `apply`. block: about how many logits are computed at once, on all devices together: as many
+    the body's, as in `apply`. smoothing: the share e of the loss that is the mean of -log p over all words (label
+    smoothing, Szegedy et al. 2016): (1 - e) (-log p(word)) + e / V sum over v of -log p(v). block: about how many logits are computed at once, on all devices together: as many
     times more on a mesh, for the gradient of `out` is summed over `data` once a block. Raises ValueError as `apply`
-    does, for examples of fewer than two words, and a block below 1.
+    does, for examples of fewer than two words, a smoothing outside [0, 1), and a block below 1.
     """
     _check(params, tokens, config, "B N")
     if jnp.shape(tokens)[1] < 2:
         raise ValueError(f"tokens has shape {jnp.shape(tokens)}: an example is at least two words, one to be predicted")
     if block < 1:
         raise ValueError(f"block={block}: compute at least one logit at once")
+    checks.rate("smoothing", smoothing)
     _check_carry(params, carry, (jnp.shape(tokens)[1] - 1, jnp.shape(tokens)[0]), config)
     how = {"schedule": schedule, "implementation": implementation}
-    return _losses(params, tokens, carry, key, config=config, block=block, **how)
+    return _losses(params, tokens, carry, key, config=config, smoothing=float(smoothing), block=block, **how)
 
 
-@partial(jax.jit, static_argnames=("config", "block", "schedule", "implementation"))
-def _losses(params: Params, tokens: Any, carry: Any, key: Any, *, config: Config, block: int, **how: Any) -> jax.Array:
+@partial(jax.jit, static_argnames=("config", "smoothing", "block", "schedule", "implementation"))
+def _losses(
+    params: Params, tokens: Any, carry: Any, key: Any, *, config: Config, smoothing: float, block: int, **how: Any
+) -> jax.Array:
     words = tokens.T.astype("int32")
     _, hs = _features(params, words[:-1], carry, key, config, **how)
-    out = params.out.astype(hs.dtype)
+    out = _out(params).astype(hs.dtype)
     wide = hs.dtype if jnp.finfo(hs.dtype).bits > 32 else jnp.float32
 
     @jax.checkpoint  # the logits are computed again for the gradient, block by block
@@ -152,7 +201,10 @@ def _losses(params: Params, tokens: Any, carry: Any, key: Any, *, config: Config
         logits = (h @ out).astype(wide)
         # Not by indexing, which would gather a split vocabulary: every device sums over its own words.
         theirs = jnp.arange(config.vocab_size, dtype=word.dtype) == word[:, None]
-        return jax.nn.logsumexp(logits, axis=-1) - jnp.where(theirs, logits, 0).sum(-1)
+        score = jnp.where(theirs, logits, 0).sum(-1)
+        if smoothing:
+            score = (1 - smoothing) * score + smoothing * logits.mean(-1)
+        return jax.nn.logsumexp(logits, axis=-1) - score
 
     steps = max(block // (tokens.shape[0] * config.vocab_size), 1)
     return jax.lax.map(of_step, (hs, words[1:]), batch_size=min(steps, len(hs))).T
@@ -221,10 +273,20 @@ def _generate(params: Params, prompt: Any, key: Any, temperature: Any, *, config
 
 def _features(params: Params, tokens: Any, carry: Any, key: Any, config: Config, **how: Any) -> tuple[Any, jax.Array]:
     """The carry, and what the softmax reads: [T, B, H] in the compute dtype."""
-    x = params.embed[tokens].astype(config.body.compute)
-    if not isinstance(config.body, transformer.Config):
-        how["key"] = key
-    return config.model.apply(params.body, x, config=config.body, carry=carry, **how)
+    keys = (None, None, None) if key is None else tuple(jax.random.fold_in(key, place) for place in range(3))
+    x = entering(params.embed, tokens, keys[0], config)
+    carry, hs = config.model.apply(params.body, x, config=config.body, carry=carry, key=keys[1], **how)
+    return carry, _dropped(hs, keys[2], config.dropout)
+
+
+def entering(embed: Float[Array, "V D"], tokens: Integer[Any, "T B"], key: Any, config: Config) -> jax.Array:
+    """What a body reads of the words, [T, B, D] in the compute dtype."""
+    x = embed[tokens].astype(config.body.compute)
+    return _dropped(x * sqrt(embed.shape[1]) if config.tied else x, key, config.dropout)
+
+
+def _dropped(x: jax.Array, key: Any, rate: float) -> jax.Array:
+    return x if key is None or not rate else masked(x, jax.random.bernoulli(key, 1 - rate, x.shape), rate)
 
 
 def _check(params: Params, tokens: Any, config: Config, shape: str) -> None:

@@ -98,13 +98,13 @@ def _draw(config: Config, key: jax.Array, times: Int[Array, "T"], batch: int, wi
         return jax.random.bernoulli(key, 1 - rate, shape).astype(config.stream) / (1 - rate) if rate else None
 
     return recurrent.Noise(
-        dropout=recurrent.each_step(keys[0], config.dropout, times, (batch, width)),
+        dropout=noise.each_step(keys[0], config.dropout, times, (batch, width)),
         variational=factor(keys[1], (batch, width)),
         cells=noise.Masks(
             hidden=factor(keys[2], output),
-            add=recurrent.each_step(keys[3], config.recurrent_dropout, times, cell),
-            cell=recurrent.each_step(keys[4], config.zoneout_cell, times, cell),
-            output=recurrent.each_step(keys[5], config.zoneout_hidden, times, output),
+            add=noise.each_step(keys[3], config.recurrent_dropout, times, cell),
+            cell=noise.each_step(keys[4], config.zoneout_cell, times, cell),
+            output=noise.each_step(keys[5], config.zoneout_hidden, times, output),
         ),
     )
 

@@ -125,14 +125,17 @@ def without_memory(branch: Branch, init: Callable[..., Any]) -> Kind:
 
 def draw(config: Config, key: jax.Array, times: Int[Array, "T"], batch: int, width: int) -> Noise:
     """The masks of dropout between layers."""
-    return Noise(dropout=each_step(key, config.dropout, times, (batch, width)))
+    return Noise(dropout=noise.each_step(key, config.dropout, times, (batch, width)))
 
 
-def each_step(key: jax.Array, rate: float, times: Int[Array, "T"], shape: tuple[int, ...]) -> Any:
-    """[T, *shape], True with probability 1 - rate; step t's depends on the key and t alone. None for a rate of 0."""
-    if not rate:
-        return None
-    return jax.vmap(lambda t: jax.random.bernoulli(jax.random.fold_in(key, t), 1 - rate, shape))(times)
+def repeated(carry: Any, times: int) -> Any:
+    """The carry of a batch in which each sequence stands `times` times in a row; of stacks that run one way."""
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=1), carry)
+
+
+def reordered(carry: Any, rows: Int[Array, "B"]) -> Any:
+    """The carry of which sequence b goes on from sequence rows[b]."""
+    return jax.tree.map(lambda leaf: leaf[:, rows], carry)
 
 
 def init(kind: Kind, key: jax.Array, config: Config, **options: Any) -> tuple:

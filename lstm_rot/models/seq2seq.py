@@ -1,14 +1,15 @@
-"""Sequence to sequence (Sutskever et al. 2014): a stack reads the source, and where it ends a language model goes on.
+"""Sequence to sequence (Sutskever et al. 2014): one net reads the source, and a language model goes on from there.
 
-    carry, _ = body(source words)        p(target) = that of a language model whose first carry this is
+    carry = encode(source words)         p(target) = that of a language model whose first carry this is
 
-The carries of all layers are the sentence's vector; nothing else goes from one to the other. Whether the source is
-reversed is a property of the data.
+2014: the carries of all layers, and nothing else goes from one to the other. An attending decoder's carry holds what
+the encoder gave at each position too, a Transformer's only that. Whether the source is reversed is a property of the
+data.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from math import sqrt
 from typing import Any, NamedTuple
 
 import jax
@@ -16,34 +17,64 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
-from lstm_rot.models import checks, language_model, transformer
+from lstm_rot.models import attending, checks, language_model, transformer
+from lstm_rot.models.checks import Lengths
 from lstm_rot.schedules import Schedule, Sequential
-
-Lengths = Integer[Any, "B"] | Sequence[int] | None
 
 P: Any = PartitionSpec  # stands where the weights stand
 
 
 @dataclass(frozen=True)
 class Config:
-    """The number of source words, and the decoder, a language model of the target; the encoder's body is its body's.
+    """The number of source words, and the decoder, a language model of the target. The encoder is as its body.
 
-    Raises ValueError for a source without words, and for a Transformer, which has no carry to begin with.
+    joint: source and target words are the same and share their embedding. bidirectional: the encoder reads both ways,
+    each with half of the hidden size.
+
+    Raises ValueError for a source without words, a decoder that is a Transformer and not of the kind that attends to a
+    source, joint words that differ in number, and both ways where there are none or no halves.
     """
 
     source_vocab_size: int
     decoder: language_model.Config
+    joint: bool = False
+    bidirectional: bool = False
 
     def __post_init__(self):
         checks.sizes(self, "source_vocab_size")
-        if isinstance(self.decoder.body, transformer.Config):
-            raise ValueError("a sentence becomes the carry of a recurrent stack: give a decoder with such a body")
+        body = self.decoder.body
+        if isinstance(body, transformer.Config) and body.kind != "decoder":
+            raise ValueError(f"kind={body.kind!r}: a Transformer that goes on from a source is of kind='decoder'")
+        if self.joint and self.source_vocab_size != self.decoder.vocab_size:
+            raise ValueError(
+                f"joint=True: {self.source_vocab_size} source words, {self.decoder.vocab_size} target words; the same "
+                f"ones have one number"
+            )
+        if self.bidirectional and (isinstance(body, transformer.Config) or self.encoder.output_size % 2):
+            raise ValueError(
+                "bidirectional=True: the two halves of a recurrent stack's hidden size read both ways; give a recurrent "
+                "decoder of an even one"
+            )
+
+    @property
+    def encoder(self) -> Any:
+        """The config of the encoder's body."""
+        body = self.decoder.body
+        if isinstance(body, transformer.Config):
+            return replace(body, kind="encoder")
+        stack = body.encoder if isinstance(body, attending.Config) else body
+        return replace(stack, hidden_size=stack.hidden_size // 2, bidirectional=True) if self.bidirectional else stack
+
+    @property
+    def encoder_model(self) -> Any:
+        """The module of the encoder's body."""
+        return language_model.BODIES[type(self.encoder)]
 
 
 class Params(NamedTuple):
-    """Weights: the source words' embedding; the encoder's stack; the decoder's."""
+    """Weights: the source words' embedding, None where it is the decoder's; the encoder's body; the decoder's."""
 
-    embed: Float[Array, "S D"]
+    embed: Float[Array, "S D"] | None
     encoder: Any
     decoder: language_model.Params
 
@@ -61,10 +92,11 @@ def init(key: PRNGKeyArray, config: Config, *, uniform: float | None = None) -> 
 @partial(jax.jit, static_argnums=(1, 2))
 def _init(key: jax.Array, config: Config, uniform: float | None) -> Params:
     key_embed, key_encoder, key_decoder = jax.random.split(key, 3)
-    body, dtype = config.decoder.body, config.decoder.body.param_dtype
+    body = config.decoder.body
+    embed = jax.random.normal(key_embed, (config.source_vocab_size, body.input_size), body.param_dtype)
     params = Params(
-        embed=jax.random.normal(key_embed, (config.source_vocab_size, body.input_size), dtype),
-        encoder=config.decoder.model.init(key_encoder, body),
+        embed=None if config.joint else embed / sqrt(body.input_size) if config.decoder.tied else embed,
+        encoder=config.encoder_model.init(key_encoder, config.encoder),
         decoder=language_model.init(key_decoder, config.decoder),
     )
     if uniform is None:
@@ -79,8 +111,8 @@ def _init(key: jax.Array, config: Config, uniform: float | None) -> Params:
 
 def specs(config: Config) -> Params:
     """How the params lie over a mesh: words and hidden sizes over `model`, layers over `stage`."""
-    body = config.decoder.model.specs(config.decoder.body)
-    return Params(embed=P("model"), encoder=body, decoder=language_model.specs(config.decoder))
+    encoder = config.encoder_model.specs(config.encoder)
+    return Params(None if config.joint else P("model"), encoder, language_model.specs(config.decoder))
 
 
 def encode(
@@ -89,13 +121,15 @@ def encode(
     *,
     config: Config,
     lengths: Lengths = None,
+    positions: int | None = None,
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
     implementation: language_model.Implementation = None,
 ) -> Any:
-    """The carry after the source's last word, jitted: the sentence's vector, and the decoder's first carry.
+    """The decoder's first carry, jitted: without attention the carry after the source's last word, the sentence's vector.
 
-    lengths: of each sentence, 0 and S included; what stands behind changes nothing. key: dropout draws from it.
+    lengths: of each sentence, 0 and S included; what stands behind changes nothing. positions: the room of a
+    Transformer's cache, to write word by word; None: it reads a whole target at once. key: dropout draws from it.
     Raises ValueError, before any compilation, for wrong ranks and dtypes, words outside the vocabulary, params of
     another config, and lengths outside 0..S.
     """
@@ -104,14 +138,28 @@ def encode(
     lengths = checks.whole(lengths)
     checks.lengths_in(lengths, jnp.shape(source)[1], len(source))
     how = {"schedule": schedule, "implementation": implementation}
-    return _encode(params, source, lengths, key, config=config, **how)
+    return _encode(params, source, lengths, key, config=config, positions=positions, **how)
 
 
-@partial(jax.jit, static_argnames=("config", "schedule", "implementation"))
-def _encode(params: Params, source: Any, lengths: Any, key: Any, *, config: Config, **how: Any) -> Any:
-    body = config.decoder.body
-    x = params.embed[source].astype(body.compute)
-    return config.decoder.model.apply(params.encoder, x, config=body, lengths=lengths, key=key, **how)[0]
+@partial(jax.jit, static_argnames=("config", "positions", "schedule", "implementation"))
+def _encode(
+    params: Params, source: Any, lengths: Any, key: Any, *, config: Config, positions: int | None, **how: Any
+) -> Any:
+    keys = (None, None) if key is None else tuple(jax.random.fold_in(key, part) for part in range(2))
+    body, decoder = config.decoder.body, params.decoder.body
+    embed = params.decoder.embed if params.embed is None else params.embed
+    x = language_model.entering(embed, source, keys[0], config.decoder)
+    carry, hs = config.encoder_model.apply(
+        params.encoder, x, config=config.encoder, lengths=lengths, key=keys[1], **how
+    )
+    valid = jnp.ones(source.shape, "bool")
+    if lengths is not None:
+        valid = jnp.arange(len(source), dtype="int32")[:, None] < jnp.asarray(lengths, "int32")
+    if isinstance(body, transformer.Config):
+        return transformer.reading(decoder, hs, valid, config=body, positions=positions)
+    if config.bidirectional:  # the halves, beside each other: [L, 2, B, H/2] -> [L, B, H]
+        carry = jax.tree.map(lambda leaf: jnp.concatenate([leaf[:, 0], leaf[:, 1]], -1), carry)
+    return attending.reading(decoder, carry, hs, valid, config=body) if isinstance(body, attending.Config) else carry
 
 
 def losses(
@@ -125,6 +173,7 @@ def losses(
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
     implementation: language_model.Implementation = None,
+    smoothing: float = 0.0,
     block: int = language_model.BLOCK,
 ) -> Float[Array, "B N-1"]:
     """-log p(target word t + 1 | source, target words 0 to t) in nats, jitted; examples first, as batches are.
@@ -143,7 +192,7 @@ def losses(
     how: dict = {"schedule": schedule, "implementation": implementation}
     carry = encode(params, source.T, config=config, lengths=source_lengths, key=keys[0], **how)
     each = language_model.losses(
-        params.decoder, target, config=config.decoder, carry=carry, key=keys[1], block=block, **how
+        params.decoder, target, config=config.decoder, carry=carry, key=keys[1], smoothing=smoothing, block=block, **how
     )
     return each if target_lengths is None else jnp.where(_predicted(each, target_lengths), each, 0)
 
@@ -159,11 +208,12 @@ def loss(
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
     implementation: language_model.Implementation = None,
+    smoothing: float = 0.0,
     block: int = language_model.BLOCK,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """The sum of `losses` in nats, and the number of words predicted: what `training.make_train_step` asks for."""
     lengths = {"source_lengths": source_lengths, "target_lengths": target_lengths}
-    how: dict = {"schedule": schedule, "implementation": implementation, "block": block}
+    how: dict = {"schedule": schedule, "implementation": implementation, "smoothing": smoothing, "block": block}
     each = losses(params, source, target, config=config, key=key, **lengths, **how)
     predicted = each.size if target_lengths is None else _predicted(each, checks.whole(target_lengths)).sum()
     return each.sum(), jnp.asarray(predicted, "int32")
