@@ -1,0 +1,159 @@
+"""Sequence to sequence on real translation: Sutskever et al. 2014's tables and figures, attention and the Transformer
+beside them, all trained on the same pairs by the same code.
+
+A translator that has been trained is kept in its folder: another run takes it from there, `python -m
+experiments.translate` translates with it.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from rich.progress import Progress
+
+from experiments.fit import spread
+from experiments.harness import Experiment, Refused
+from experiments.nets import keep_compiled
+from experiments.seq2seq.drawing import draw
+from experiments.seq2seq.judging import judge
+from experiments.seq2seq.measuring import Table, measured
+from experiments.seq2seq.training import Cell, Recipe
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is trained. LSTM, the cells beside it and all depths forward and reversed or reversed alone, as named."""
+
+    data: Literal["numbers", "multi30k", "tatoeba", "wmt14"] = "numbers"
+    source: str = "de"
+    target: str = "en"
+    vocabulary: int = 400
+    """numbers of words, four marks with them: byte pairs of both languages together, or --words a language each"""
+    words: bool = False
+    """whole words and one for all unknown, as in 2014"""
+    limit: int = 60
+    """numbers in a sentence at most; pairs with longer ones are left out, and said"""
+    cells: tuple[Cell, ...] = ("lstm",)
+    """trained with the source forward and reversed, with every seed"""
+    beside: tuple[Cell, ...] = ("luong", "transformer")
+    """trained forward, with the first seed"""
+    depths: tuple[int, ...] = (1,)
+    """layers; the least is that of all, the others of reversed LSTMs with the first seed"""
+    hidden: int = 64
+    dropout: float = 0.1
+    batch: int = 64
+    """pairs in a step"""
+    epochs: float = 3.0
+    learning_rate: float = 4e-3
+    """the highest"""
+    transformer_learning_rate: float = 2e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """adam, or that of Sutskever et al. 2014"""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """of the matrix products"""
+    beams: tuple[int, ...] = (1, 2, 12)
+    ensembles: tuple[int, ...] = (2, 5)
+    """of reversed LSTMs; they need as many seeds"""
+    sentences: int = 200
+    """of the test text, the first; more than it has: all"""
+    points: int = 6
+    """of the learning curves"""
+    seeds: int = 1
+    mesh: str = ""
+    """as in data=4; empty: all devices share the batch"""
+    runs: str = "results/seq2seq"
+    """where translators are kept"""
+
+
+MULTI30K = Config(
+    data="multi30k",
+    vocabulary=4000,
+    limit=60,
+    cells=("lstm", "rnn", "residual_rnn"),
+    hidden=256,
+    dropout=0.2,
+    epochs=5.0,
+    transformer_learning_rate=1e-3,
+    sentences=10_000,
+    points=10,
+    seeds=3,
+)
+PRESETS = {
+    "quick": Config(),
+    "cpu": MULTI30K,
+    "multi30k": dataclasses.replace(
+        MULTI30K,
+        beside=("luong", "bahdanau", "transformer"),
+        depths=(1, 2, 3, 4),
+        hidden=512,
+        dropout=0.3,
+        vocabulary=8000,
+        epochs=20.0,
+        compute="bfloat16",
+        seeds=5,
+    ),
+    "wmt14": Config(
+        data="wmt14",
+        source="en",
+        target="fr",
+        vocabulary=80_000,
+        words=True,
+        limit=100,
+        beside=(),
+        depths=(4,),
+        hidden=1000,
+        dropout=1e-9,
+        batch=128,
+        epochs=7.5,
+        learning_rate=0.7,
+        optimizer="sgd",
+        compute="bfloat16",
+        sentences=10_000,
+        points=30,
+        seeds=5,
+    ),
+}
+
+
+def recipes(config: Config) -> list[Recipe]:
+    """What is trained, the first seed of everything before the second."""
+
+    def of(cell: Cell, *, turned: bool, layers: int = config.depths[0], seed: int = 0) -> Recipe:
+        names = {field.name for field in dataclasses.fields(Recipe)} & {f.name for f in dataclasses.fields(config)}
+        plain = {name: getattr(config, name) for name in names}
+        if cell == "transformer":
+            plain["learning_rate"] = config.transformer_learning_rate
+        return Recipe(**plain, cell=cell, layers=layers, reversed=turned, seed=seed)
+
+    made = [of(cell, turned=turned, seed=0) for cell in config.cells[:1] for turned in (False, True)]
+    made += [of(cell, turned=False, layers=max(config.depths[0], 2 * (cell == "transformer"))) for cell in config.beside]
+    made += [of(c, turned=t, seed=s) for s in range(config.seeds) for c in config.cells for t in (False, True)]
+    made += [of("lstm", turned=True, layers=layers) for layers in config.depths[1:]]
+    return list(dict.fromkeys(made))
+
+
+def run(config: Config, progress: Progress) -> dict:
+    """The numbers of every translator, every row of the table and every figure."""
+    if config.words and config.data == "numbers":
+        raise Refused("--words with --data numbers: its words are made of parts; leave --words out")
+    keep_compiled()
+    return measured(recipes(config), config, progress)
+
+
+def table(measurements: dict) -> dict:
+    """Table 1 of Sutskever et al. 2014, row by row, and what came after."""
+    return Table(measurements).told()
+
+
+EXPERIMENT = Experiment(
+    name="seq2seq",
+    title="Sequence to sequence: translation without attention, with it, and by attention alone",
+    claims=("SEQ14-t1", "SEQ14-reverse", "SEQ14-open", "SEQ14-depth", "SEQ14-fig2", "SEQ14-fig3", "VAS17-t2"),
+    presets=PRESETS,
+    run=run,
+    judge=judge,
+    draw=draw,
+    caption="",
+    table=table,
+)
