@@ -21,6 +21,7 @@ from experiments import (
     pipeline,
     rotation,
     scale,
+    seq2seq,
     speed,
     streams,
     very_deep,
@@ -33,7 +34,7 @@ from lstm_rot.training.run import Stopped
 
 EXPERIMENTS = {
     module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (gradient_flow, rotation, cifar, lesion, streams, dial, degradation, language_model)
+    for module in (gradient_flow, rotation, cifar, lesion, streams, dial, degradation, language_model, seq2seq)
 }  # the quickest first, so that there is soon something to see
 BESIDE = {
     module.EXPERIMENT.name: module.EXPERIMENT for module in (pipeline, crash, very_deep, scale, speed)

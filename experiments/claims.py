@@ -125,6 +125,39 @@ CLAIMS = {
             leading=True,
         ),
         Claim(
+            "SEQ14-t1",
+            "An LSTM that reads a sentence and writes its translation, reversed, in an ensemble and with a beam, beats "
+            "a phrase-based system.",
+            "Sutskever, Vinyals & Le 2014, Table 1 (WMT'14 En-Fr, test BLEU)",
+            "forward, beam 12: 26.17; reversed, beam 12: 30.59; of five, beam 1: 33.00; of two, beam 12: 33.27; of "
+            "five, beam 2: 34.50, beam 12: 34.81; phrase-based: 33.30",
+        ),
+        Claim(
+            "SEQ14-depth",
+            "Each further layer of LSTM cuts the perplexity by nearly a tenth.",
+            "Sutskever, Vinyals & Le 2014, section 3.4",
+            "nearly 10% a layer, up to four",
+        ),
+        Claim(
+            "SEQ14-fig2",
+            "The vectors of sentences cluster by meaning: they tell who does what to whom, and hardly active from "
+            "passive voice.",
+            "Sutskever, Vinyals & Le 2014, Fig. 2",
+            "no number: a figure",
+        ),
+        Claim(
+            "SEQ14-fig3",
+            "Long sentences are translated as well as short ones.",
+            "Sutskever, Vinyals & Le 2014, Fig. 3",
+            "no degradation below 35 words, a minor one beyond",
+        ),
+        Claim(
+            "VAS17-t2",
+            "Attention alone translates better than recurrent nets, for less training.",
+            "Vaswani et al. 2017, Table 2 (WMT'14, test BLEU)",
+            "base 27.3 En-De, 38.1 En-Fr; big 28.4, 41.0; best single recurrent net: 24.6, 39.92",
+        ),
+        Claim(
             "NOTE-bottleneck",
             "The sequential bottleneck made LSTMs lose to attention.",
             "Vaswani et al. 2017, Table 1; Kaplan et al. 2020, Fig. 7",

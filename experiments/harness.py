@@ -137,7 +137,7 @@ def _options(experiment: Experiment, args: list[str] | None) -> tuple[Options, A
     command = tyro.cli(both, args=args, prog=f"python -m experiments.{experiment.name}", description=experiment.title)
     for field, value in dataclasses.asdict(command.config).items():
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not (0 < number < float("inf")):
+            if type(number) in (int, float) and not (0 < number < float("inf")):
                 raise Refused(f"--{field.replace('_', '-')} {number}: give a number above 0")
         if value == ():
             raise Refused(f"--{field.replace('_', '-')}: give at least one")

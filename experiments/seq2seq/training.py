@@ -55,7 +55,7 @@ class Recipe:
     hidden: int
     reversed: bool
     """whether the source is read from its end"""
-    dropout: float
+    dropout: float | None
     batch: int
     epochs: float
     learning_rate: float
@@ -140,19 +140,19 @@ def model_of(recipe: Recipe, vocabularies: vocabulary.Vocabularies) -> seq2seq.C
                 recipe.layers,
                 heads,
                 kind="decoder",
-                dropout=recipe.dropout,
+                dropout=recipe.dropout or 0.0,
                 compute_dtype=compute,
             )
         elif recipe.cell in ("luong", "bahdanau"):
             width = 2 * hidden if recipe.cell == "bahdanau" else hidden
-            stack = lstm.Config(width, hidden, recipe.layers, dropout=recipe.dropout, compute_dtype=compute)
+            stack = lstm.Config(width, hidden, recipe.layers, dropout=recipe.dropout or 0.0, compute_dtype=compute)
             body = attending.Config(stack, recipe.cell)  # pyright: ignore
         else:
             body = STACKS[recipe.cell].Config(
-                hidden, hidden, recipe.layers, dropout=recipe.dropout, compute_dtype=compute
+                hidden, hidden, recipe.layers, dropout=recipe.dropout or 0.0, compute_dtype=compute
             )
         joint = recipe.cell == "transformer" and not recipe.words
-        decoder = language_model.Config(vocabularies.target.size, body, dropout=recipe.dropout, tied=joint)
+        decoder = language_model.Config(vocabularies.target.size, body, dropout=recipe.dropout or 0.0, tied=joint)
         return seq2seq.Config(vocabularies.source.size, decoder, joint=joint)
     except ValueError as error:
         raise Refused(str(error)) from error
@@ -277,9 +277,11 @@ def loss(config: seq2seq.Config, smoothing: float, params: Any, batch: dict, key
     return seq2seq.loss(params, config=config, key=key, smoothing=smoothing, **batch)
 
 
-def nats(recipe: Recipe, model: seq2seq.Config, params: Any, pairs: examples.Encoded) -> float:
-    """-log p of a target's number, its end among them, over at most VALIDATED pairs spread over all."""
-    chosen = np.linspace(0, len(pairs.source) - 1, min(VALIDATED, len(pairs.source))).astype(int).tolist()
+def nats(
+    recipe: Recipe, model: seq2seq.Config, params: Any, pairs: examples.Encoded, *, most: int = VALIDATED
+) -> float:
+    """-log p of a target's number, its end among them, over at most `most` pairs spread over all."""
+    chosen = np.linspace(0, len(pairs.source) - 1, min(most, len(pairs.source))).astype(int).tolist()
     some = examples.Encoded([pairs.source[at] for at in chosen], [pairs.target[at] for at in chosen])
     sequences = data.Sequences(_read(some, recipe)._asdict())
     total = items = 0

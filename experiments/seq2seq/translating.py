@@ -24,12 +24,13 @@ class Translation(NamedTuple):
 
 
 def translate(
-    nets: Sequence[Net], sentences: Sequence[str], *, width: int, alpha: float = 0.0, origin: str = "the sentences"
+    nets: Sequence[Net], sentences: Sequence[str], *, width: int, alpha: float = 0.0, origin: str = "the sentences",
+    limit: int | None = None,
 ) -> list[list[Translation]]:
     """Of each sentence the best hypotheses, `width` of them at most, best first; of an empty one an empty text.
 
-    Several nets are an ensemble. Raises Refused for a width of 0, nets whose words differ, and a sentence over the
-    limit that they were trained with, naming its line.
+    Several nets are an ensemble. limit: numbers in a sentence at most; None: that which they were trained with. Raises
+    Refused for a width of 0, nets whose words differ, and a sentence over the limit, naming its line.
     """
     first = nets[0]
     if width < 1:
@@ -41,7 +42,7 @@ def translate(
         try:
             said = sentence.strip()
             where = f"{origin}, line {number}"
-            row = examples.sentence(said, first.vocabularies.source, limit=first.recipe.limit, where=where) if said else ()
+            row = examples.sentence(said, first.vocabularies.source, limit=limit or first.recipe.limit, where=where) if said else ()
         except ValueError as error:
             raise Refused(str(error)) from error
         rows.append(np.asarray(row, np.int32)[:: -1 if first.recipe.reversed else 1])

@@ -33,7 +33,7 @@ class Bin(NamedTuple):
     high: float
     sentences: int
     mean: float | None
-    bleu: float | None
+    bleu: Score | None
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
@@ -101,8 +101,8 @@ def _binned(
         if not chosen:
             bins.append(Bin(low, high, 0, None, None))
             continue
-        score = BLEU().corpus_score([hypotheses[at] for at in chosen], [[references[at] for at in chosen]])
-        bins.append(Bin(low, high, len(chosen), float(values[chosen].mean()), score.score))
+        score = bleu([hypotheses[at] for at in chosen], [references[at] for at in chosen])
+        bins.append(Bin(low, high, len(chosen), float(values[chosen].mean()), score))
     return bins
 
 

@@ -1,0 +1,139 @@
+"""The figures, from the published numbers alone."""
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.fit import counted
+
+LOOKS = {  # colour, line, marker
+    "lstm": ("#0072B2", "o", "LSTM"),
+    "rnn": ("#D55E00", "s", "plain RNN"),
+    "residual_rnn": ("black", "^", "residual RNN"),
+    "gru": ("#56B4E9", "v", "GRU"),
+    "luong": ("#009E73", "D", "LSTM, attention (Luong)"),
+    "bahdanau": ("#E69F00", "P", "LSTM, attention (Bahdanau)"),
+    "transformer": ("#CC79A7", "X", "Transformer"),
+}
+
+
+def draw(result: dict) -> Figure:
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7.6), layout="constrained")
+    measurements = result["measurements"]
+    learning(axes[0, 0], measurements["nets"])
+    conjecture(axes[0, 1], measurements["nets"])
+    table(axes[0, 2], measurements["rows"])
+    against(axes[1, 0], measurements["by_length"], "words and marks in the source", log=False)
+    against(axes[1, 1], measurements["by_rank"], "mean rank of the source's words, by frequency", log=True)
+    pca(axes[1, 2], measurements["vectors"])
+    data = result["data"]
+    figure.suptitle(
+        f"{data['name']}, {measurements['test']}, {measurements['sentences']:,} sentences; hidden size "
+        f"{result['config']['hidden']}; {counted(result['seeds'], 'seed')}",
+        fontsize=10,
+    )
+    return figure
+
+
+def learning(axis: Axes, nets: list[dict]) -> None:
+    groups: dict[tuple, list[dict]] = {}
+    for net in nets:
+        groups.setdefault((net["cell"], net["reversed"], net["layers"]), []).append(net)
+    least = min(net["layers"] for net in nets)
+    for (cell, reversed, layers), mine in groups.items():
+        if layers != least and cell == "lstm":
+            continue
+        colour, marker, label = LOOKS[cell]
+        curves = np.array([net["valid"] for net in mine])
+        way = ("reversed" if reversed else "forward") if (cell, not reversed, layers) in groups else ""
+        style = "-" if reversed or not way else "--"
+        x = mine[0]["pairs"]
+        axis.plot(x, curves.mean(0), style, color=colour, label=f"{label} {way}".strip(), marker=marker, markersize=3.5)
+        axis.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
+    axis.set(xlabel="sentence pairs read", ylabel="perplexity of a token, validation", yscale="log")
+    axis.set_title("learning: mean, least and greatest of the seeds", fontsize=9)
+    axis.legend(fontsize=6.5)
+    plain_ticks(axis)
+
+
+def plain_ticks(axis: Axes) -> None:
+    low, high = axis.get_ylim()
+    ticks = [tick for tick in (2, 3, 5, 7, 10, 20, 30, 50, 100, 200, 500, 1000) if low <= tick <= high]
+    axis.set_yticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+
+
+def conjecture(axis: Axes, nets: list[dict]) -> None:
+    """Forward against reversed, a pair of points a cell."""
+    cells = [c for c in LOOKS if {n["reversed"] for n in nets if n["cell"] == c} == {True, False}]
+    least = min(net["layers"] for net in nets)
+    for at, cell in enumerate(cells):
+        colour, marker, label = LOOKS[cell]
+        for reversed in (False, True):
+            values = [
+                n["perplexity"] for n in nets if (n["cell"], n["reversed"], n["layers"]) == (cell, reversed, least)
+            ]
+            x = np.full(len(values), at + (0.15 if reversed else -0.15))
+            axis.plot(x, values, marker, color=colour, markerfacecolor=colour if reversed else "white", markersize=7)
+    axis.plot([], [], "o", color="grey", markerfacecolor="white", label="source forward")
+    axis.plot([], [], "o", color="grey", label="source reversed")
+    axis.set_xticks(range(len(cells)), [LOOKS[cell][2] for cell in cells])
+    axis.set_xlim(-0.5, max(len(cells), 1) - 0.5)
+    axis.set(ylabel="perplexity of a token, test")
+    axis.set_title("forward and reversed, each seed a point", fontsize=9)
+    axis.legend(fontsize=7)
+
+
+def table(axis: Axes, rows: list[dict]) -> None:
+    """BLEU of each row that there is; the paper's as a cross."""
+    there = [row for row in rows if row["bleu"]]
+    for at, row in enumerate(there):
+        bleu = np.array(row["bleu"])
+        colour = LOOKS[row["cell"]][0]
+        axis.barh(at, bleu[:, 0].mean(), color=colour, alpha=1.0 if row["reversed"] or row["cell"] != "lstm" else 0.5)
+        axis.plot([bleu[0, 1], bleu[0, 2]], [at, at], color="black", linewidth=1.2)
+        if row["paper"]:
+            axis.plot(row["paper"], at, "x", color="#D55E00", markersize=6)
+    named = {"luong": "Luong", "bahdanau": "Bahdanau", "transformer": "Transformer"}
+    several = [f" x {row['nets']}" if row["nets"] > 1 else "" for row in there]
+    labels = [
+        f"{named.get(row['name'], row['name'])}{more}, beam {row['width']}"
+        for row, more in zip(there, several, strict=True)
+    ]
+    axis.plot([], [], "x", color="#D55E00", label="Table 1 of 2014: other data, other size")
+    axis.plot([], [], color="black", linewidth=1.2, label="95% of resampled sentences")
+    axis.set_yticks(range(len(there)), labels, fontsize=7)
+    axis.set_ylim(len(there) + 1.6, -0.6)
+    axis.set(xlabel="BLEU, test")
+    axis.legend(fontsize=6.5, loc="lower right")
+    axis.set_title("translation", fontsize=9)
+
+
+def against(axis: Axes, bins: dict[str, list[dict]], xlabel: str, *, log: bool) -> None:
+    looks = {"forward": ("#0072B2", "--", "o", "LSTM, forward"), "reversed": ("#0072B2", "-", "s", "LSTM, reversed")}
+    looks |= {cell: (LOOKS[cell][0], "-", LOOKS[cell][1], LOOKS[cell][2]) for cell in ("luong", "bahdanau", "transformer")}
+    for place, (name, mine) in enumerate(bins.items()):
+        colour, style, marker, label = looks[name]
+        x = np.array([one["mean"] for one in mine]) * (1 + 0.012 * (place - len(bins) / 2))
+        y = np.array([one["bleu"] for one in mine]).T
+        error = np.maximum([y[0] - y[1], y[2] - y[0]], 0)
+        axis.errorbar(x, y[0], error, fmt=style, marker=marker, color=colour, label=label, capsize=2, markersize=4)
+    axis.set(xlabel=xlabel, ylabel="BLEU, 95%", ylim=(0, None))
+    if log:
+        axis.set_xscale("log")
+    axis.legend(fontsize=7)
+
+
+def pca(axis: Axes, vectors: list[dict]) -> None:
+    """The sentence vectors; the two voices of one meaning are joined."""
+    axis.set_title("sentence vectors: the same meaning joined", fontsize=9)
+    axis.set(xlabel="first principal component", ylabel="second")
+    for at, (one, other) in enumerate(zip(vectors[::2], vectors[1::2], strict=True)):
+        colour = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")[at % 4]
+        axis.plot([one["x"], other["x"]], [one["y"], other["y"]], "-", color=colour, linewidth=1, alpha=0.6)
+        for point, marker in ((one, "o"), (other, "s")):
+            axis.plot(point["x"], point["y"], marker, color=colour, label=point["text"])
+    axis.margins(0.15)
+    if vectors:
+        axis.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
