@@ -1,7 +1,7 @@
-"""Beam search: the likeliest words that a language model, or several together, go on with from a carry.
+"""What a language model, or several together, go on with from a carry: the likeliest words by beam search, or samples.
 
-Of a sentence pair the carry is the encoder's last (`models.seq2seq.encode`); a width of 1 takes the likeliest word at
-each step, greedily.
+Of a sentence pair the carry is what `models.seq2seq.encode` makes of its source; a width of 1 takes the likeliest word
+at each step, greedily.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lstm_rot.models import language_model, transformer
+from lstm_rot.models import checks, language_model, transformer
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,62 @@ def beam(
     return _beam(models, begin, end, config=config, width=width, max_length=max_length, score=score)
 
 
+def sample(
+    models: Sequence[tuple[language_model.Params, Any]],
+    *,
+    config: language_model.Config,
+    begin: int,
+    end: int,
+    max_length: int,
+    key: PRNGKeyArray,
+    temperature: float = 1.0,
+) -> Hypotheses:
+    """One hypothesis of each sentence, its words drawn one by one from p^(1 / temperature), jitted; K is 1.
+
+    models, begin, end and max_length as in `beam`; the scores are log p, whatever the temperature. The drawing ends
+    when every sentence has. Raises ValueError as `beam` does, and for a temperature that is not above 0: a beam of
+    width 1 takes the likeliest.
+    """
+    models = tuple((params, carry) for params, carry in models)
+    _check(models, config, begin, end, 1, max_length)
+    checks.key_in(key)
+    if key is None or not temperature > 0:
+        raise ValueError(f"key={key!r}, temperature={temperature}: give a key and a temperature above 0")
+    return _sample(models, begin, end, key, jnp.asarray(temperature), config=config, max_length=max_length)
+
+
+@partial(jax.jit, static_argnames=("config", "max_length"))
+def _sample(
+    models: Any, begin: Any, end: Any, key: Any, temperature: Any, *, config: language_model.Config, max_length: int
+) -> Hypotheses:
+    params, carries = zip(*models, strict=True)
+    batch, wide = language_model.batch_of(carries[0]), _wide(config)
+    words = jnp.full((batch, max_length), end, "int32")
+    first = jnp.int32(0), carries, jnp.full(batch, begin, "int32"), words, jnp.zeros(batch, "int32"), jnp.zeros(batch, wide)
+
+    def goes_on(state: Any) -> jax.Array:
+        step, _, last, *_ = state
+        return (step < max_length) & ((step == 0) | (last != end).any())
+
+    def advance(state: Any) -> Any:
+        step, carries, last, words, lengths, scores = state
+        writing = (step == 0) | (last != end)
+        carries, log_p = _read(params, carries, last, config, wide)
+        drawn = jax.random.categorical(jax.random.fold_in(key, step), log_p / temperature.astype(wide))
+        word = jnp.where(writing, drawn.astype("int32"), end)
+        said = jnp.take_along_axis(log_p, word[:, None], axis=1)[:, 0]
+        scores = scores + jnp.where(writing, said, 0)
+        return step + 1, carries, word, words.at[:, step].set(word), lengths + writing.astype(lengths.dtype), scores
+
+    *_, words, lengths, scores = jax.lax.while_loop(goes_on, advance, first)
+    return Hypotheses(words[:, None], lengths[:, None], scores[:, None])
+
+
+def _wide(config: language_model.Config) -> Any:
+    """The dtype of probabilities: at least float32."""
+    return config.body.compute if jnp.finfo(config.body.compute).bits > 32 else jnp.dtype("float32")
+
+
 def _check(models: tuple, config: language_model.Config, begin: int, end: int, width: int, max_length: int) -> None:
     if not models:
         raise ValueError("no model: give at least one pair of params and carry")
@@ -108,7 +164,7 @@ def _beam(
 ) -> Hypotheses:
     params, carries = zip(*models, strict=True)
     batch = language_model.batch_of(carries[0])
-    wide = config.body.compute if jnp.finfo(config.body.compute).bits > 32 else jnp.dtype("float32")
+    wide = _wide(config)
     words = jnp.full((batch, width, max_length), end, "int32")
     nothing = jnp.full((batch, width), -jnp.inf, wide)
     first = _Search(

@@ -336,3 +336,56 @@ def stacked(trees) -> Any:
     if isinstance(trees[0], tuple):
         return tuple(stacked([tree[k] for tree in trees]) for k in range(len(trees[0])))
     return np.stack(trees)
+
+
+def softmax(scores):
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def heads(p, x, source, visible):
+    """Multi-head attention of x [T, H] to a source [S, H] of which [T, S] is visible; keys and values made here."""
+    q, k, v = (np.tensordot(y, w, 1) for y, w in ((x, p.wq), (source, p.wk), (source, p.wv)))
+    out = np.zeros_like(x)
+    for head in range(q.shape[1]):
+        scores = np.where(visible, q[:, head] @ k[:, head].T / np.sqrt(q.shape[-1]), -np.inf)
+        out += softmax(scores) @ v[:, head] @ p.wo[head]
+    return out
+
+
+def sinusoids(steps, width):
+    half = -(-width // 2)
+    angles = np.arange(steps)[:, None] * 10000.0 ** (-np.arange(half) * 2 / width)
+    return np.concatenate([np.sin(angles), np.cos(angles)], 1)[:, :width]
+
+
+def encoder_decoder(encoder, decoder, source, target):
+    """A Transformer of both sides on one pair of embedded sentences [S, H], [T, H]; norms where the params have them."""
+
+    def step(p, x, add):  # p has a norm: before the step, or, at the end of a net without a last norm, after it
+        return x + add(norm(x, p.scale)) if encoder.scale is not None else norm(x + add(x), p.scale)
+
+    def of(layers, number):
+        return [at(p, number) for p in layers]
+
+    x = source + sinusoids(*source.shape)
+    for number in range(len(encoder.layers[0].wq)):
+        attends, dense = of(encoder.layers, number)
+        x = step(attends, x, lambda y, p=attends: heads(p, y, y, True))
+        x = step(dense, x, lambda y, p=dense: np.maximum(y @ p.w1 + p.b1, 0) @ p.w2 + p.b2)
+    read = x if encoder.scale is None else norm(x, encoder.scale)
+    x, causal = target + sinusoids(*target.shape), np.tri(len(target), dtype=bool)
+    for number in range(len(decoder.layers[0].wq)):
+        attends, looks, dense = of(decoder.layers, number)
+        x = step(attends, x, lambda y, p=attends: heads(p, y, y, causal))
+        x = step(looks, x, lambda y, p=looks: heads(p, y, read, True))
+        x = step(dense, x, lambda y, p=dense: np.maximum(y @ p.w1 + p.b1, 0) @ p.w2 + p.b2)
+    return x if decoder.scale is None else norm(x, decoder.scale)
+
+
+def looked_up(query, wk, h, source):
+    """The context of h [H] in a source [S, H], and what is made of both: additive scores where the query has them."""
+    keys = source @ wk
+    scores = keys @ h if query.v is None else np.tanh(h @ query.wq + keys) @ query.v
+    context = softmax(scores) @ source
+    return context, lambda h: np.tanh(context @ query.wo[0] + h @ query.wo[1])

@@ -10,8 +10,8 @@ import reference
 from helpers import assert_close, assert_exact, random_like
 
 from lstm_rot import Checkpointed
-from lstm_rot.decoding import Score, beam
-from lstm_rot.models import gru, language_model, lstm, residual_rnn, rnn, seq2seq, transformer
+from lstm_rot.decoding import Score, beam, sample
+from lstm_rot.models import attending, gru, language_model, lstm, residual_rnn, rnn, seq2seq, transformer
 
 S, V, B = 9, 5, 3  # source words, target words, sentences
 BEGIN, END = 1, 2
@@ -21,7 +21,12 @@ BODIES = {
     "gru": gru.Config(4, 4, param_dtype="float64"),
     "rnn": rnn.Config(3, 4, 2, param_dtype="float64"),
     "residual_rnn": residual_rnn.Config(4, 4, 2, param_dtype="float64"),
+    "luong": attending.Config(lstm.Config(3, 4, 2, param_dtype="float64")),
+    "bahdanau": attending.Config(gru.Config(7, 4, 2, param_dtype="float64"), "bahdanau"),
+    "pre": transformer.Config(4, 2, 2, kind="decoder", param_dtype="float64"),
+    "post": transformer.Config(4, 2, 2, kind="decoder", norm="post", param_dtype="float64"),
 }
+POSITIONS = 8  # room enough for every search here
 
 
 def make(body, seed=0, scale=2):
@@ -49,7 +54,7 @@ def test_against_plain_loops():
     assert_close(seq2seq.losses(params, source, target, config=config, source_lengths=lengths), expected, "float64")
 
 
-@pytest.mark.parametrize("name", ["lstm", "projected", "gru"])
+@pytest.mark.parametrize("name", ["lstm", "projected", "gru", "luong", "bahdanau", "pre", "post"])
 def test_padding_is_nothing_to_losses_and_gradients(name):
     """A batch of unequal pairs is its pairs, each alone and as long as it is, an empty source and target among them."""
     config, params = make(BODIES[name])
@@ -71,7 +76,8 @@ def test_padding_is_nothing_to_losses_and_gradients(name):
     assert count == 2 + 6 + 0
     assert_close(total, each(params), "float64")
     assert_close(gradient, jax.grad(each)(params), "float64")
-    slow: Any = {"implementation": "reference", "schedule": Checkpointed(), "block": 1}
+    slow: Any = {"schedule": Checkpointed(), "block": 1}
+    slow |= {} if name in ("pre", "post") else {"implementation": "reference"}
     other = jax.grad(lambda p: seq2seq.loss(p, source, target, config=config, **lengths, **slow)[0])(params)
     assert_close(gradient, other, "float64")
 
@@ -99,7 +105,7 @@ def models(name="lstm", seeds=(0,), source=None):
     config, _ = make(BODIES[name])
     source = words(S, 6, B) if source is None else source
     made = [make(BODIES[name], seed)[1] for seed in seeds]
-    return config.decoder, [(params.decoder, seq2seq.encode(params, source, config=config)) for params in made]
+    return config.decoder, [(params.decoder, seq2seq.encode(params, source, config=config, positions=POSITIONS)) for params in made]
 
 
 def told(config, made, target):
@@ -150,7 +156,7 @@ def test_one_beam_is_greedy_and_a_batch_is_its_sentences(name):
         ended |= last == END
     wide = search(config, made, 4, 6)
     for n in range(B):
-        alone = [(params, jax.tree.map(lambda leaf, n=n: leaf[:, n : n + 1], carry)) for params, carry in made]
+        _, alone = models(name, source=words(S, 6, B)[:, n : n + 1])
         assert_close(search(config, alone, 4, 6), jax.tree.map(lambda leaf, n=n: leaf[n : n + 1], wide), "float64")
 
 
@@ -191,7 +197,7 @@ def test_wrong_calls():
     pair = words(S, B, 6), words(V, B, 5)
     for call, said in {
         lambda: seq2seq.Config(0, decoder): "source_vocab_size=0",
-        lambda: seq2seq.Config(S, language_model.Config(V, attention)): "recurrent stack",
+        lambda: seq2seq.Config(S, language_model.Config(V, attention)): "kind='decoder'",
         lambda: seq2seq.init(jax.random.key(0), config, uniform=0.0): "uniform=0.0",
         lambda: seq2seq.losses(params, pair[0] + S, pair[1], config=config): f"source run from .* 0..{S - 1}",
         lambda: seq2seq.losses(params, pair[0], pair[1] + V, config=config): f"target run from .* 0..{V - 1}",
@@ -203,7 +209,22 @@ def test_wrong_calls():
         lambda: search(decoder, made, 0, 1): "width=0",
         lambda: search(decoder, made, 1, 0): "max_length=0",
         lambda: beam(made, config=decoder, begin=V, end=END, width=1, max_length=1): f"begin={V}",
-        lambda: search(language_model.Config(V, attention), made, 1, 1): "a Transformer",
+        lambda: search(*models("pre"), 1, POSITIONS + 1): f"room for {POSITIONS} positions",
+        lambda: search(decoder, models("luong")[1], 1, 1): "made with another config",
+        lambda: sample(made, config=decoder, begin=BEGIN, end=END, max_length=1, key=None): "key=None",
+        lambda: language_model.losses(models("luong")[1][0][0], pair[1], config=models("luong")[0]): "needs a source",
+        lambda: language_model.losses(models("pre")[1][0][0], pair[1], config=models("pre")[0]): "attends to a source",
+        lambda: language_model.losses(made[0][0], pair[1], config=decoder, smoothing=1.0): "smoothing=1.0",
+        lambda: seq2seq.Config(S, decoder, joint=True): "joint=True: 9 source words, 5",
+        lambda: seq2seq.Config(S, models("pre")[0], bidirectional=True): "bidirectional=True",
+        lambda: language_model.Config(V, BODIES["projected"], tied=True, dropout=1.0): "dropout=1.0",
+        lambda: language_model.Config(V, gru.Config(3, 4), tied=True): "words of width 3 and gives 4",
+        lambda: attending.Config(gru.Config(4, 4), "bahdanau"): "a context of width 4",
+        lambda: attending.Config(gru.Config(4, 4), "additive"): "attention='additive'",
+        lambda: attending.Config(gru.Config(4, 4, bidirectional=True)): "runs forwards",
+        lambda: transformer.Config(4, kind="decoders"): "kind='decoders'",
+        lambda: transformer.Config(4, norm="none"): "norm='none'",
+        lambda: language_model.Config(V, transformer.Config(4, kind="encoder")): "kind='encoder'",
         lambda: search(decoder, made + models(source=words(S, 6, 2))[1], 1, 1): "give each model the same ones",
         lambda: Score(-1.0): "alpha=-1.0",
     }.items():

@@ -103,7 +103,7 @@ def looked_up(p: Query, h: Float[Array, "*C B H"], source: Source, valid: Bool[A
         scores = jnp.einsum("...bh,sbh->...bs", h, source.k)
     else:
         scores = jnp.tanh((h @ p.wq)[..., None, :] + source.k.swapaxes(0, 1)) @ p.v
-    wide = jnp.promote_types(scores.dtype, jnp.float32)
+    wide = scores.dtype if jnp.finfo(scores.dtype).bits > 32 else jnp.float32
     return jnp.einsum("...bs,sbh->...bh", softmax(scores.astype(wide), valid.T).astype(h.dtype), source.v)
 
 
