@@ -113,6 +113,12 @@ def error_rates(
     return answers[:, :train].mean(1).tolist(), answers[:, train:].mean(1).tolist()
 
 
+def rate(rows: Iterable[dict]) -> float:
+    """The median of what a run's log tells in items a second; of a run too short to tell, nan."""
+    told = [row["items_per_second"] for row in rows if "items_per_second" in row]
+    return float(np.median(told)) if told else float("nan")
+
+
 def counted(number: int, noun: str) -> str:
     """As in "1 seed", "3 seeds"."""
     return f"{number} {noun}" + "s" * (number != 1)

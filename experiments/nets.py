@@ -21,6 +21,7 @@ import optax
 from platformdirs import user_cache_path
 
 from experiments import data
+from experiments.fit import rate
 from experiments.harness import Refused
 from lstm_rot.models import classifier, conv_resnet
 from lstm_rot.training import data as batches
@@ -193,7 +194,7 @@ def trained(
         state.params,
         state.statistics,
         {name: [row[name] for row in curve] for name in ("step", "loss", "train_error", "test_error")},
-        float(np.median([row["items_per_second"] for row in rows if "items_per_second" in row])),
+        rate(rows),
     )
 
 

@@ -110,7 +110,14 @@ def _sample(
     params, carries = zip(*models, strict=True)
     batch, wide = language_model.batch_of(carries[0]), _wide(config)
     words = jnp.full((batch, max_length), end, "int32")
-    first = jnp.int32(0), carries, jnp.full(batch, begin, "int32"), words, jnp.zeros(batch, "int32"), jnp.zeros(batch, wide)
+    first = (
+        jnp.int32(0),
+        carries,
+        jnp.full(batch, begin, "int32"),
+        words,
+        jnp.zeros(batch, "int32"),
+        jnp.zeros(batch, wide),
+    )
 
     def goes_on(state: Any) -> jax.Array:
         step, _, last, *_ = state
@@ -199,9 +206,7 @@ def _read(params: tuple, carries: tuple, words: jax.Array, config: Any, wide: An
     return tuple(carry for carry, _ in read), jax.nn.logsumexp(each, axis=0) - np.log(len(read)).astype(wide)
 
 
-def _chosen(
-    search: _Search, total: jax.Array, end: Any, score: Score, config: language_model.Config
-) -> _Search:
+def _chosen(search: _Search, total: jax.Array, end: Any, score: Score, config: language_model.Config) -> _Search:
     """The search one word further, by the log p [B, K, V] of every beam with every word."""
     batch, width, vocabulary = total.shape
     top = min(2 * width, width * vocabulary)  # of 2 K at most K end, for a beam has one end: K are left to go on

@@ -5,6 +5,7 @@ Warnings are errors: pyproject.toml says so.
 
 import gc
 import os
+from contextlib import contextmanager
 from importlib.metadata import version
 
 # XLA of JAX 0.10 compiles a test in three quarters of the time by its older emitters, which later ones have not.
@@ -49,6 +50,12 @@ def untyped():
 
 @pytest.fixture
 def settings_of_a_user():
+    with user_settings():
+        yield
+
+
+@contextmanager
+def user_settings():
     """JAX's own; for all threads, which a context would not reach."""
     theirs = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard"}
     ours = {name: getattr(jax.config, name) for name in theirs}

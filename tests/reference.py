@@ -360,12 +360,12 @@ def sinusoids(steps, width):
 
 
 def encoder_decoder(encoder, decoder, source, target):
-    """A Transformer of both sides on one pair of embedded sentences [S, H], [T, H]; norms where the params have them."""
+    """A Transformer of both sides on a pair of embedded sentences [S, H], [T, H]; norms where the params have them."""
 
     def step(p, x, add):  # p has a norm: before the step, or, at the end of a net without a last norm, after it
         return x + add(norm(x, p.scale)) if encoder.scale is not None else norm(x + add(x), p.scale)
 
-    def of(layers, number):
+    def of(layers, number) -> Any:
         return [at(p, number) for p in layers]
 
     x = source + sinusoids(*source.shape)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import reference
 from helpers import assert_close, assert_exact, normal, random_like
+from test_seq2seq import BEGIN, BODIES, END, POSITIONS, B, S, V, make, models, told, words
 
 from lstm_rot.decoding import sample
 from lstm_rot.models import attending, gru, language_model, lstm, seq2seq, transformer
-from test_seq2seq import BEGIN, BODIES, END, POSITIONS, B, S, V, make, models, told, words
 
 LOOKING = ("luong", "bahdanau", "pre", "post")
 
@@ -102,7 +102,9 @@ def test_dropout_is_of_the_key_and_the_position(kind):
     def carry():
         if kind == "causal":
             return transformer.zeros(config, 2, 5)
-        return transformer.reading(params, normal("float64", 3, 2, 4), np.ones((3, 2), bool), config=config, positions=5)
+        return transformer.reading(
+            params, normal("float64", 3, 2, 4), np.ones((3, 2), bool), config=config, positions=5
+        )
 
     key = jax.random.key(1)
     held, first = transformer.apply(params, xs[:2], config=config, carry=carry(), key=key)
@@ -135,12 +137,10 @@ def test_tied_and_joint_words(name):
     plain = seq2seq.Config(V, language_model.Config(V, body))
     params = seq2seq.init(jax.random.key(0), tied)
     assert params.embed is None and params.decoder.out is None
-    embed = params.decoder.embed
+    embed: Any = params.decoder.embed
     untied = params._replace(embed=2.0 * embed, decoder=params.decoder._replace(embed=2.0 * embed, out=embed.T))
     pair = words(V, B, 6), words(V, B, 5)
-    assert_close(
-        seq2seq.losses(params, *pair, config=tied), seq2seq.losses(untied, *pair, config=plain), "float64"
-    )
+    assert_close(seq2seq.losses(params, *pair, config=tied), seq2seq.losses(untied, *pair, config=plain), "float64")
     assert jax.tree.structure(seq2seq.specs(tied)) == jax.tree.structure(params)
 
 
@@ -163,7 +163,7 @@ def test_a_bidirectional_encoder():
     half = gru.Config(3, 2, param_dtype="float64")
     for way, rows in enumerate((source, source[::-1])):
         weights = jax.tree.map(lambda leaf, way=way: leaf[:, way], params.encoder)
-        last, hs = gru.apply(weights, params.embed[rows], config=half)
+        last, hs = gru.apply(weights, np.asarray(params.embed)[rows], config=half)
         assert_close(carry.stack.h[..., 2 * way : 2 * way + 2], last.h, "float64")
         assert_close(carry.source.v[..., 2 * way : 2 * way + 2], hs[:: -1 if way else 1], "float64")
 

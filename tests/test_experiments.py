@@ -27,11 +27,13 @@ from experiments import (
     lesion,
     nets,
     rotation,
+    seq2seq,
     streams,
 )
 from experiments.claims import CLAIMS
 from experiments.dial import order, probing
 from experiments.rotation import ladder, laws
+from experiments.translation import generated
 from lstm_rot.branches import conv
 from lstm_rot.models import conv_resnet
 
@@ -67,6 +69,20 @@ TINY = {
         context=256,
         batch=8,
         steps=2,
+        points=1,
+        seeds=2,
+    ),
+    "seq2seq": replace(
+        seq2seq.PRESETS["quick"],
+        beside=("luong",),
+        vocabulary=280,
+        limit=200,
+        hidden=4,
+        epochs=0.3,
+        beams=(1, 2),
+        ensembles=(2,),
+        buckets=1,
+        sentences=8,
         points=1,
         seeds=2,
     ),
@@ -124,6 +140,8 @@ def test_a_run_writes_json_and_a_figure_drawn_from_it_alone(experiment, tmp_path
     monkeypatch.setitem(data.TEXTS, "manual", lambda: text)
     if experiment is not cifar.EXPERIMENT:  # the training of these nets has tests of its own
         monkeypatch.setattr(nets, "trained", lambda recipe, *_, **__: untrained(recipe.model, recipe.seed))
+    monkeypatch.setattr(generated, "SIZES", (200, 20, 20))
+    generated.parts.cache_clear()
     monkeypatch.chdir(tmp_path)  # where runs keep their checkpoints
     published = tmp_path / experiment.name / "published.json"
     published.parent.mkdir()

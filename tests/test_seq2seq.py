@@ -105,7 +105,9 @@ def models(name="lstm", seeds=(0,), source=None):
     config, _ = make(BODIES[name])
     source = words(S, 6, B) if source is None else source
     made = [make(BODIES[name], seed)[1] for seed in seeds]
-    return config.decoder, [(params.decoder, seq2seq.encode(params, source, config=config, positions=POSITIONS)) for params in made]
+    return config.decoder, [
+        (params.decoder, seq2seq.encode(params, source, config=config, positions=POSITIONS)) for params in made
+    ]
 
 
 def told(config, made, target):
@@ -195,6 +197,8 @@ def test_wrong_calls():
     decoder, made = models()
     attention: Any = transformer.Config(4, param_dtype="float64")
     pair = words(S, B, 6), words(V, B, 5)
+    missing: Any = None
+    unknown: Any = "additive"
     for call, said in {
         lambda: seq2seq.Config(0, decoder): "source_vocab_size=0",
         lambda: seq2seq.Config(S, language_model.Config(V, attention)): "kind='decoder'",
@@ -211,7 +215,7 @@ def test_wrong_calls():
         lambda: beam(made, config=decoder, begin=V, end=END, width=1, max_length=1): f"begin={V}",
         lambda: search(*models("pre"), 1, POSITIONS + 1): f"room for {POSITIONS} positions",
         lambda: search(decoder, models("luong")[1], 1, 1): "made with another config",
-        lambda: sample(made, config=decoder, begin=BEGIN, end=END, max_length=1, key=None): "key=None",
+        lambda: sample(made, config=decoder, begin=BEGIN, end=END, max_length=1, key=missing): "key=None",
         lambda: language_model.losses(models("luong")[1][0][0], pair[1], config=models("luong")[0]): "needs a source",
         lambda: language_model.losses(models("pre")[1][0][0], pair[1], config=models("pre")[0]): "attends to a source",
         lambda: language_model.losses(made[0][0], pair[1], config=decoder, smoothing=1.0): "smoothing=1.0",
@@ -220,10 +224,10 @@ def test_wrong_calls():
         lambda: language_model.Config(V, BODIES["projected"], tied=True, dropout=1.0): "dropout=1.0",
         lambda: language_model.Config(V, gru.Config(3, 4), tied=True): "words of width 3 and gives 4",
         lambda: attending.Config(gru.Config(4, 4), "bahdanau"): "a context of width 4",
-        lambda: attending.Config(gru.Config(4, 4), "additive"): "attention='additive'",
+        lambda: attending.Config(gru.Config(4, 4), unknown): "attention='additive'",
         lambda: attending.Config(gru.Config(4, 4, bidirectional=True)): "runs forwards",
-        lambda: transformer.Config(4, kind="decoders"): "kind='decoders'",
-        lambda: transformer.Config(4, norm="none"): "norm='none'",
+        lambda: transformer.Config(4, kind=unknown): "kind='additive'",
+        lambda: transformer.Config(4, norm=unknown): "norm='additive'",
         lambda: language_model.Config(V, transformer.Config(4, kind="encoder")): "kind='encoder'",
         lambda: search(decoder, made + models(source=words(S, 6, 2))[1], 1, 1): "give each model the same ones",
         lambda: Score(-1.0): "alpha=-1.0",

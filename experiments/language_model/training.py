@@ -17,6 +17,7 @@ import optax
 from jax.experimental import multihost_utils
 
 from experiments.data import Text
+from experiments.fit import rate
 from experiments.language_model.bodies import count, sized
 from lstm_rot.models import language_model
 from lstm_rot.training import data, sharding
@@ -91,7 +92,7 @@ def trained(config: Any, name: str, seed: int, text: Text) -> dict:
         "valid": [row["valid"] for row in curve],
         "test": float(positions.mean()),
         "by_position": positions.tolist(),
-        "bytes_per_second": float(np.median([row["items_per_second"] for row in rows if "items_per_second" in row])),
+        "bytes_per_second": rate(rows),
         "sample": written(run.model, state.params, text.test[:1], WRITTEN, seed),
     }
     if jax.process_index() == 0:

@@ -69,7 +69,7 @@ def conjecture(axis: Axes, nets: list[dict]) -> None:
     cells = [c for c in LOOKS if {n["reversed"] for n in nets if n["cell"] == c} == {True, False}]
     least = min(net["layers"] for net in nets)
     for at, cell in enumerate(cells):
-        colour, marker, label = LOOKS[cell]
+        colour, marker, _ = LOOKS[cell]
         for reversed in (False, True):
             values = [
                 n["perplexity"] for n in nets if (n["cell"], n["reversed"], n["layers"]) == (cell, reversed, least)
@@ -112,7 +112,9 @@ def table(axis: Axes, rows: list[dict]) -> None:
 
 def against(axis: Axes, bins: dict[str, list[dict]], xlabel: str, *, log: bool) -> None:
     looks = {"forward": ("#0072B2", "--", "o", "LSTM, forward"), "reversed": ("#0072B2", "-", "s", "LSTM, reversed")}
-    looks |= {cell: (LOOKS[cell][0], "-", LOOKS[cell][1], LOOKS[cell][2]) for cell in ("luong", "bahdanau", "transformer")}
+    looks |= {
+        cell: (LOOKS[cell][0], "-", LOOKS[cell][1], LOOKS[cell][2]) for cell in ("luong", "bahdanau", "transformer")
+    }
     for place, (name, mine) in enumerate(bins.items()):
         colour, style, marker, label = looks[name]
         x = np.array([one["mean"] for one in mine]) * (1 + 0.012 * (place - len(bins) / 2))

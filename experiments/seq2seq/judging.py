@@ -66,7 +66,9 @@ def lower(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def reverse(measurements: dict) -> Finding:
-    perplexity, bleu = ([of(measurements, "lstm", way, name) for way in (False, True)] for name in ("perplexity", "greedy"))
+    perplexity, bleu = (
+        [of(measurements, "lstm", way, name) for way in (False, True)] for name in ("perplexity", "greedy")
+    )
     enough = min(map(len, perplexity)) >= SEEDS
     both = (lower(perplexity[1], perplexity[0]), lower(bleu[0], bleu[1])) if min(map(len, perplexity)) else (0, 0)
     verdict = INCONCLUSIVE
@@ -79,14 +81,18 @@ def reverse(measurements: dict) -> Finding:
         f"{measurements['test']}, a token: perplexity {spread(perplexity[0])} forward, {spread(perplexity[1])} "
         f"reversed; greedy BLEU {spread(bleu[0])} and {spread(bleu[1])}",
         verdict,
-        f"with at least {SEEDS} seeds: reproduced if perplexity and BLEU are both better reversed, by more than the two "
-        "standard deviations together; contradicted if one is so much worse and the other not so much better; else "
+        f"with at least {SEEDS} seeds: reproduced if perplexity and BLEU are both better reversed, by more than the "
+        "two standard deviations together; contradicted if one is so much worse and the other not so much better; else "
         "inconclusive",
     )
 
 
 def conjecture(measurements: dict) -> Finding:
-    cells = [cell for cell in ("rnn", "residual_rnn", "lstm") if len(of(measurements, cell, True, "perplexity"))]
+    cells = [
+        cell
+        for cell in ("rnn", "residual_rnn", "lstm")
+        if all(len(of(measurements, cell, way, "perplexity")) for way in (False, True))
+    ]
     parts = [
         f"{cell}: perplexity {spread(of(measurements, cell, False, 'perplexity'))} forward, "
         f"{spread(of(measurements, cell, True, 'perplexity'))} reversed; greedy BLEU "
@@ -107,9 +113,9 @@ def conjecture(measurements: dict) -> Finding:
         "SEQ14-open",
         "; ".join(parts) or "no plain recurrent net",
         verdict,
-        f"with at least {SEEDS} seeds: reproduced if the plain recurrent net's perplexity is lower reversed than forward "
-        f"by more than the two standard deviations together, and at most {EASY} times the reversed LSTM's; contradicted "
-        f"if it is so much higher reversed, or above {HARD} times the LSTM's; else inconclusive",
+        f"with at least {SEEDS} seeds: reproduced if the plain recurrent net's perplexity is lower reversed than "
+        f"forward by more than the two standard deviations together, and at most {EASY} times the reversed LSTM's; "
+        f"contradicted if it is so much higher reversed, or above {HARD} times the LSTM's; else inconclusive",
     )
 
 
@@ -172,7 +178,8 @@ def lengths(measurements: dict) -> Finding:
         ours,
         verdict,
         f"of the reversed LSTM: contradicted if the interval of the longest sentences' BLEU lies below that of the "
-        f"shortest's, else reproduced; inconclusive where the longest have fewer than {LONG} words and marks on average",
+        f"shortest's, else reproduced; inconclusive where the longest have fewer than {LONG} words and marks, on "
+        "average",
     )
 
 

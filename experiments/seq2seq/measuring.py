@@ -67,9 +67,11 @@ def rows(config: Any) -> list[Row]:
     """Those of Sutskever et al. 2014, Table 1, as far as there are the beams and ensembles, and what came after."""
     paper = {(1, 12): 30.59, (5, 1): 33.00, (2, 12): 33.27, (5, 2): 34.50, (5, 12): 34.81}
     told = [Row("forward", "lstm", False, 1, max(config.beams), 0.0, 26.17)]
-    for nets in (1, *config.ensembles):
-        for width in config.beams:
-            told.append(Row("reversed", "lstm", True, nets, width, 0.0, paper.get((nets, width))))
+    told += [
+        Row("reversed", "lstm", True, nets, width, 0.0, paper.get((nets, width)))
+        for nets in (1, *config.ensembles)
+        for width in config.beams
+    ]
     for cell in config.beside:
         alpha = 0.6 if cell == "transformer" else 0.0  # Vaswani et al. 2017, section 6.1
         told.append(Row(cell, cell, False, 1, 4 if cell == "transformer" else max(config.beams), alpha, None))
@@ -94,8 +96,8 @@ def measured(recipes: Sequence[Recipe], config: Any, progress: Progress) -> dict
     for row in wanted:
         table.append(_row(row, nets, config.depths[0], sources, references, translations))
         progress.advance(task)
-    for task in (todo, task):
-        progress.remove_task(task)
+    progress.remove_task(todo)
+    progress.remove_task(task)
     single = {
         name: translations[name, 1, width]
         for name, width in (("forward", 12), ("reversed", 12), *((cell, None) for cell in config.beside))
@@ -200,7 +202,7 @@ def _voices(nets: list[Net], reversed: bool, config: Any) -> list[float]:
 
 def _by(single: dict[str, list[str]], sources: list, references: list, train: Sequence[str]) -> dict:
     """Fig. 3: BLEU by the length of the source and by how rare its words are, in bins of about as many sentences."""
-    ranks = scores.ranks(train[: 1_000_000])
+    ranks = scores.ranks(train[:1_000_000])
     lengths = [len(words(source)) for source in sources]
     means = [float(np.mean([ranks.get(word, len(ranks) + 1) for word in words(source)])) for source in sources]
     long, rare = scores.even_bounds(lengths, BINS), scores.even_bounds(means, BINS)
@@ -214,5 +216,7 @@ def _by(single: dict[str, list[str]], sources: list, references: list, train: Se
 
 def _plain(bins: list[scores.Bin]) -> list[dict]:
     return [
-        {"mean": one.mean, "sentences": one.sentences, "bleu": list(one.bleu[:3])} for one in bins if one.bleu is not None
+        {"mean": one.mean, "sentences": one.sentences, "bleu": list(one.bleu[:3])}
+        for one in bins
+        if one.bleu is not None
     ]

@@ -6,7 +6,9 @@ import numpy as np
 
 
 def table(measurements: dict) -> dict:
-    rows: list[list[Any]] = [["phrase-based system", "", "33.30", "out of reach here: no such system is trained", "", "", ""]]
+    rows: list[list[Any]] = [
+        ["phrase-based system", "", "33.30", "out of reach here: no such system is trained", "", "", ""]
+    ]
     for row in measurements["rows"]:
         several = f"{row['nets']} " if row["nets"] > 1 else "single "
         named = {"luong": "LSTM with attention (Luong)", "bahdanau": "LSTM with attention (Bahdanau)"}

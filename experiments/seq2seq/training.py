@@ -1,14 +1,13 @@
-"""One translator: what it is, trained by `lstm_rot.training` from its newest checkpoint on, and restored from its folder.
+"""One translator: trained by `lstm_rot.training` from its newest checkpoint on, and restored from its folder.
 
-    net = trained(recipe, "results/seq2seq")
-    translations = translate([net], sentences, width=12)
+net = trained(recipe, "results/seq2seq")
+translations = translate([net], sentences, width=12)
 """
 
 import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 import optax
 
+from experiments.fit import rate
 from experiments.harness import Refused
 from experiments.translation import examples, texts, vocabulary
 from experiments.translation.pairs import Pairs
@@ -60,7 +60,7 @@ class Recipe:
     epochs: float
     learning_rate: float
     optimizer: Literal["adam", "sgd"] = "adam"
-    """adam, or as Sutskever et al. 2014: all weights begin within 0.08, the rate is halved each half epoch at the end"""
+    """adam, or as Sutskever et al. 2014: weights begin within 0.08, the rate is halved each half epoch at the end"""
     compute: Literal["float32", "bfloat16"] = "float32"
     buckets: int = 5
     """lengths that batches are padded to"""
@@ -99,9 +99,7 @@ def task(name: str, source: str, target: str, size: int, words: bool, limit: int
         vocabularies = _vocabularies(parallel.train, size, words)
         if len(parallel.train) > IN_MEMORY:
             place = Path(folder) / f"{name}-{source}-{target}-{vocabularies.digest[:12]}-{limit}"
-            train, left_out = examples.stored(
-                place, parallel.train, vocabularies, limit=limit, sha256=parallel.sha256
-            )
+            train, left_out = examples.stored(place, parallel.train, vocabularies, limit=limit, sha256=parallel.sha256)
         else:
             train, left_out = examples.encoded(parallel.train, vocabularies, limit=limit)
         valid, _ = examples.encoded(parallel.valid, vocabularies, limit=limit)
@@ -124,9 +122,7 @@ def _vocabularies(pairs: Pairs, size: int, words: bool) -> vocabulary.Vocabulari
 
 def task_of(recipe: Recipe, folder: str | Path) -> Task:
     """The recipe's."""
-    return task(
-        recipe.data, recipe.source, recipe.target, recipe.vocabulary, recipe.words, recipe.limit, str(folder)
-    )
+    return task(recipe.data, recipe.source, recipe.target, recipe.vocabulary, recipe.words, recipe.limit, str(folder))
 
 
 def model_of(recipe: Recipe, vocabularies: vocabulary.Vocabularies) -> seq2seq.Config:
@@ -194,8 +190,7 @@ def _net(recipe: Recipe, model: Any, vocabularies: Any, params: Any, folder: Pat
     rows = [json.loads(line) for line in (folder / JSON_LINES).read_text().splitlines()]
     curve = [row for row in rows if "valid" in row]
     told = {name: [row[name] for row in curve] for name in ("step", "loss", "valid")}
-    speed = float(np.median([row["items_per_second"] for row in rows if "items_per_second" in row]))
-    return Net(recipe, vocabularies, model, params, told, speed * words_per_item)
+    return Net(recipe, vocabularies, model, params, told, rate(rows) * words_per_item)
 
 
 def plan_of(recipe: Recipe, train: examples.Encoded) -> tuple[data.Sequences, data.Buckets, int]:
@@ -287,7 +282,8 @@ def nats(
     total = items = 0
     for at in range(0, len(chosen), size := min(64, len(chosen))):
         numbers = np.arange(at, min(at + size, len(chosen)))
-        summed, counted = seq2seq.loss(params, config=model, **sequences(numbers, None))
+        batch: Any = sequences(numbers, None)
+        summed, counted = seq2seq.loss(params, config=model, **batch)
         total, items = total + float(summed), items + int(counted)
     return total / items
 

@@ -13,6 +13,7 @@ from lstm_rot import decoding
 from lstm_rot.models import seq2seq
 
 BATCH = 32  # sentences searched for at once
+MORE = 8  # numbers that a translation may have above the limit that its net was trained with
 ROUNDED = 8  # numbers: sources are padded to multiples, so that few programs are compiled
 
 
@@ -24,28 +25,39 @@ class Translation(NamedTuple):
 
 
 def translate(
-    nets: Sequence[Net], sentences: Sequence[str], *, width: int, alpha: float = 0.0, origin: str = "the sentences",
+    nets: Sequence[Net],
+    sentences: Sequence[str],
+    *,
+    width: int,
+    alpha: float = 0.0,
     limit: int | None = None,
+    origin: str = "the sentences",
+    first: int = 1,
 ) -> list[list[Translation]]:
     """Of each sentence the best hypotheses, `width` of them at most, best first; of an empty one an empty text.
 
     Several nets are an ensemble. limit: numbers in a sentence at most; None: that which they were trained with. Raises
-    Refused for a width of 0, nets whose words differ, and a sentence over the limit, naming its line.
+    Refused for a width of 0, nets whose words differ, and a sentence over the limit, naming its line, of
+    which the first is line `first` of `origin`.
     """
-    first = nets[0]
+    one = nets[0]
     if width < 1:
         raise Refused(f"a beam of {width} keeps no hypothesis: give 1, which is greedy, or more")
     if len({net.vocabularies.digest for net in nets}) > 1 or len({net.model for net in nets}) > 1:
         raise Refused("an ensemble's nets have one vocabulary and one shape: give nets of one recipe but for the seed")
     rows = []
-    for number, sentence in enumerate(sentences, 1):
+    for number, sentence in enumerate(sentences, first):
         try:
             said = sentence.strip()
             where = f"{origin}, line {number}"
-            row = examples.sentence(said, first.vocabularies.source, limit=limit or first.recipe.limit, where=where) if said else ()
+            row = (
+                examples.sentence(said, one.vocabularies.source, limit=limit or one.recipe.limit, where=where)
+                if said
+                else ()
+            )
         except ValueError as error:
             raise Refused(str(error)) from error
-        rows.append(np.asarray(row, np.int32)[:: -1 if first.recipe.reversed else 1])
+        rows.append(np.asarray(row, np.int32)[:: -1 if one.recipe.reversed else 1])
     answers = [[Translation("", 0.0)] for _ in rows]
     order = sorted((at for at, row in enumerate(rows) if len(row)), key=lambda at: len(rows[at]))
     for start in range(0, len(order), BATCH):
@@ -59,7 +71,7 @@ def _searched(nets: Sequence[Net], rows: list[np.ndarray], width: int, alpha: fl
     first, count = nets[0], len(rows)
     rows = rows + [rows[-1]] * (BATCH - count)
     longest = -(-max(map(len, rows)) // ROUNDED) * ROUNDED
-    words, room = min(2 * longest, longest + 24), first.model.decoder
+    words, decoder = first.recipe.limit + MORE, first.model.decoder  # whatever the batch
     source = np.zeros((longest, BATCH), np.int32)
     for at, row in enumerate(rows):
         source[: len(row), at] = row
@@ -72,7 +84,7 @@ def _searched(nets: Sequence[Net], rows: list[np.ndarray], width: int, alpha: fl
         for net in nets
     ]
     score = decoding.Score(alpha)
-    found = decoding.beam(made, config=room, begin=BOS, end=EOS, width=width, max_length=words, score=score)
+    found = decoding.beam(made, config=decoder, begin=BOS, end=EOS, width=width, max_length=words, score=score)
     numbers, kept, scores = (np.asarray(leaf)[:count] for leaf in found)
     decode = first.vocabularies.target.decode
     return [

@@ -48,7 +48,10 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
 
 def _scored(metric: BLEU | CHRF, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     _check(hypotheses, references)
-    score = metric.corpus_score(hypotheses, [references], n_bootstrap=RESAMPLED)
+    try:
+        score = metric.corpus_score(hypotheses, [references], n_bootstrap=RESAMPLED)
+    except TypeError:  # sacrebleu cannot take the mean where some resampled texts are at 0
+        score = metric.corpus_score(hypotheses, [references])
     signature = str(metric.get_signature())
     told = json.loads(score.format(width=6, signature=signature, is_json=True))  # of no interval where all is 0
     mean, half = told.get("confidence_mean", score.score), told.get("confidence_var", 0.0)

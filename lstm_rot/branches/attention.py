@@ -75,9 +75,7 @@ def whole(p: Params, stream: Float[Array, "S B H"], memory: Bool[Array, "S B"], 
     return 1, _read(p, q, k, v, memory.T[:, None, None], stream), lambda stream: (memory, below)
 
 
-def source(
-    p: Params, stream: Float[Array, "C B H"], memory: Bool[Array, "S B"], below: Source
-) -> tuple[Any, Any, Any]:
+def source(p: Params, stream: Float[Array, "C B H"], memory: Bool[Array, "S B"], below: Source) -> tuple[Any, Any, Any]:
     """A decoder's attention to a source (Vaswani et al. 2017, section 3.2.3), whose mask is `memory`.
 
     q = norm(x) W_q;  k, v = source W_k, source W_v, made once;  x' = x + softmax(q k^T / sqrt(K)) v W_o
@@ -99,7 +97,7 @@ def looked_up(p: Query, h: Float[Array, "*C B H"], source: Source, valid: Bool[A
     v . tanh(W_q h + k_s)          additive (Bahdanau et al. 2015, appendix A.1.2)
     """
     h = h.astype(source.k.dtype)
-    if p.v is None:
+    if p.v is None or p.wq is None:
         scores = jnp.einsum("...bh,sbh->...bs", h, source.k)
     else:
         scores = jnp.tanh((h @ p.wq)[..., None, :] + source.k.swapaxes(0, 1)) @ p.v

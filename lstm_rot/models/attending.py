@@ -3,7 +3,7 @@
     context_t = sum over s of softmax_s(score(h, source_s)) source_s         x'_t = tanh(W_c context_t + W_h h_t)
 
 Luong: the query is this step's h, so that the whole is a line along TIME and, above it, one plain step along DEPTH.
-Bahdanau: the query is the h of the step before, and the context enters the stack too, so that it stands inside the loop.
+Bahdanau: the query is the h of the step before, and the context enters the stack too, so that it is inside the loop.
 """
 
 from collections.abc import Callable
@@ -120,7 +120,9 @@ def specs(config: Config) -> Params:
     return Params(config.model.specs(config.stack), P(), query)
 
 
-def reading(params: Params, stack: Any, source: Float[Any, "S B H"], valid: Bool[Any, "S B"], *, config: Config) -> Carry:
+def reading(
+    params: Params, stack: Any, source: Float[Any, "S B H"], valid: Bool[Any, "S B"], *, config: Config
+) -> Carry:
     """The carry before the first step: that of the stack, and what an encoder gave at each position of the source."""
     values = source.astype(config.compute)
     keys = values @ params.wk.astype(config.compute)
@@ -187,7 +189,8 @@ def _shapes(config: Config) -> Params:
 
 
 @lru_cache
-def _carry_shapes(config: Config, source: int, batch: int) -> Carry:
-    each = jax.ShapeDtypeStruct((source, batch, config.output_size), config.compute)
+def _carry_shapes(config: Config, source: int, batch: int) -> Any:
+    each: Any = jax.ShapeDtypeStruct((source, batch, config.output_size), config.compute)
     stack = jax.eval_shape(lambda: config.model.zeros(config.stack, batch))
-    return Carry(stack, attention.Source(each, each), jax.ShapeDtypeStruct((source, batch), "bool"))
+    valid: Any = jax.ShapeDtypeStruct((source, batch), "bool")
+    return Carry(stack, attention.Source(each, each), valid)

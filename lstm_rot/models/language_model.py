@@ -20,7 +20,9 @@ from lstm_rot.branches.noise import dropped as masked
 from lstm_rot.models import attending, checks, gru, highway, lstm, recurrent, residual_rnn, rnn, transformer
 from lstm_rot.schedules import Schedule, Sequential
 
-BODIES: dict[type, Any] = {module.Config: module for module in (lstm, gru, rnn, residual_rnn, highway, attending, transformer)}
+BODIES: dict[type, Any] = {
+    module.Config: module for module in (lstm, gru, rnn, residual_rnn, highway, attending, transformer)
+}
 BLOCK = 1 << 25  # logits
 Implementation = recurrent.Implementation | recurrent.Spread | None
 
@@ -88,7 +90,7 @@ class Params(NamedTuple):
 
 
 def init(key: PRNGKeyArray, config: Config) -> Params:
-    """Fresh params: embeddings standard normal (tied, over sqrt(D)), Lecun normal `out`, the body as it makes itself."""
+    """Fresh params: embeddings standard normal (tied, over sqrt(D)), Lecun normal `out`, the body's own."""
     return _init(key, config)
 
 
@@ -169,11 +171,12 @@ def losses(
 ) -> Float[Array, "B N-1"]:
     """-log p(word t + 1 | words 0 to t) in nats, float32 at least, jitted: examples first, as batches are.
 
-    carry: what was read before word 0, as `apply` returns it. key: the body's dropout draws from it. implementation:
-    the body's, as in `apply`. smoothing: the share e of the loss that is the mean of -log p over all words (label
-    smoothing, Szegedy et al. 2016): (1 - e) (-log p(word)) + e / V sum over v of -log p(v). block: about how many logits are computed at once, on all devices together: as many
-    times more on a mesh, for the gradient of `out` is summed over `data` once a block. Raises ValueError as `apply`
-    does, for examples of fewer than two words, a smoothing outside [0, 1), and a block below 1.
+    carry: what was read before word 0, as `apply` returns it. key: dropout draws from it. implementation: the body's,
+    as in `apply`. smoothing: the share e of the loss that is the mean of -log p over all words (label smoothing,
+    Szegedy et al. 2016): (1 - e) (-log p(word)) + e / V sum over v of -log p(v). block: about how many logits are
+    computed at once, on all devices together: as many times more on a mesh, for the gradient of `out` is summed over
+    `data` once a block. Raises ValueError as `apply` does, for examples of fewer than two words, a smoothing outside
+    [0, 1), and a block below 1.
     """
     _check(params, tokens, config, "B N")
     if jnp.shape(tokens)[1] < 2:

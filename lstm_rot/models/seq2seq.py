@@ -52,8 +52,8 @@ class Config:
             )
         if self.bidirectional and (isinstance(body, transformer.Config) or self.encoder.output_size % 2):
             raise ValueError(
-                "bidirectional=True: the two halves of a recurrent stack's hidden size read both ways; give a recurrent "
-                "decoder of an even one"
+                "bidirectional=True: the two halves of a recurrent stack's hidden size read both ways; give a "
+                "recurrent decoder of an even one"
             )
 
     @property
@@ -126,7 +126,7 @@ def encode(
     schedule: Schedule = Sequential(),
     implementation: language_model.Implementation = None,
 ) -> Any:
-    """The decoder's first carry, jitted: without attention the carry after the source's last word, the sentence's vector.
+    """The decoder's first carry, jitted: without attention that after the source's last word, the sentence's vector.
 
     lengths: of each sentence, 0 and S included; what stands behind changes nothing. positions: the room of a
     Transformer's cache, to write word by word; None: it reads a whole target at once. key: dropout draws from it.

@@ -137,7 +137,12 @@ def zeros(config: Config, batch: int, positions: int) -> attention.Cache:
 
 
 def reading(
-    params: Params, source: Float[Any, "S B H"], valid: Bool[Any, "S B"], *, config: Config, positions: int | None = None
+    params: Params,
+    source: Float[Any, "S B H"],
+    valid: Bool[Any, "S B"],
+    *,
+    config: Config,
+    positions: int | None = None,
 ) -> Reading:
     """A decoder's carry before its first position, of what its encoder gives; `positions`: the room of its own cache.
 
@@ -247,8 +252,9 @@ def _shapes(config: Config) -> Params:
 @lru_cache
 def _reading_shapes(config: Config, source: int, batch: int) -> Any:
     shape = config.num_layers, source, batch, config.num_heads, config.hidden_size // config.num_heads
-    each = jax.ShapeDtypeStruct(shape, config.compute)
-    return Reading(None, attention.Source(each, each), jax.ShapeDtypeStruct((source, batch), "bool"))
+    each: Any = jax.ShapeDtypeStruct(shape, config.compute)
+    valid: Any = jax.ShapeDtypeStruct((source, batch), "bool")
+    return Reading(None, attention.Source(each, each), valid)
 
 
 def layer(config: Config, *, dropping: bool = False) -> Cell:
@@ -303,7 +309,8 @@ def _apply(
     cache = carry.cache if isinstance(carry, Reading) else carry
     first = 0 if cache is None else cache.length[0]
     positions = first + jnp.arange(len(xs), dtype="int32")
-    x, valid = xs.astype(config.stream), carry.valid if isinstance(carry, Reading) else ()
+    x = xs.astype(config.stream)
+    valid: Any = carry.valid if isinstance(carry, Reading) else ()
     if lengths is not None:
         valid = positions[:, None] < jnp.asarray(lengths, "int32")
         x = jnp.where(valid[..., None], x, 0)  # before any product: NaN in the padding must not reach a gradient

@@ -1,0 +1,100 @@
+"""`python -m experiments.translate`: sentences given, or standard input line by line, by a translator trained before.
+
+echo "Ein Hund rennt." | python -m experiments.translate
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import tyro
+
+from experiments.files import DataError
+from experiments.harness import Refused
+from experiments.seq2seq.training import RECIPE, Net, restored
+from experiments.seq2seq.translating import BATCH, Translation, translate
+from experiments.translation.pairs import not_utf8
+
+TOGETHER = 16 * BATCH  # lines read before any is translated, of which those of one length go together
+
+
+@dataclass(frozen=True)
+class Options:
+    """Translate sentences, or standard input line by line, with what `python -m experiments.seq2seq` has trained."""
+
+    sentences: tyro.conf.Positional[tuple[str, ...]] = ()
+    """none: lines of standard input; an empty one gives an empty one"""
+    model: tuple[str, ...] = ()
+    """folders of translators, of several an ensemble; without: the newest in --runs"""
+    runs: str = "results/seq2seq"
+    """where translators are"""
+    beam: int = 12
+    """hypotheses looked at; 1: greedy"""
+    alpha: float = 0.0
+    """of the length's power by which log p is divided; 0: not (2014), 0.6: Vaswani et al. 2017"""
+    best: int = 0
+    """above 0: so many hypotheses of each sentence, a line each, with their scores"""
+
+
+def main(args: list[str] | None = None) -> None:
+    options = tyro.cli(Options, args=args, prog="python -m experiments.translate")
+    try:
+        check(options)
+        nets = [restored(folder) for folder in options.model or [newest(options.runs)]]
+        lines = iter(options.sentences) if options.sentences else read(sys.stdin.buffer)
+        done = 0
+        while some := list(islice(lines, TOGETHER)):
+            for said in translated(nets, some, options, done):
+                print(said, flush=True)
+            done += len(some)
+    except (Refused, DataError) as error:
+        sys.exit(f"translate: {error}")
+
+
+def check(options: Options) -> None:
+    """Raises Refused for numbers that make no search."""
+    if options.beam < 1:
+        raise Refused(f"--beam {options.beam} keeps no hypothesis: give 1, which is greedy, or more")
+    if not 0 <= options.best <= options.beam:
+        raise Refused(f"--best {options.best} of a beam of {options.beam}: give 0 to {options.beam}")
+    if not options.alpha >= 0:
+        raise Refused(f"--alpha {options.alpha}: give 0, or above it to favour longer hypotheses")
+
+
+def newest(runs: str) -> Path:
+    """The folder trained last. Raises Refused where there is none."""
+    there = sorted(Path(runs).glob(f"*/{RECIPE}"), key=lambda path: path.stat().st_mtime)
+    if not there:
+        raise Refused(f"no translator in {runs}: train one with python -m experiments.seq2seq, or name its --model")
+    return there[-1].parent
+
+
+def read(stream: BinaryIO) -> Iterator[str]:
+    """Lines of UTF-8. Raises DataError, naming the line, for other bytes."""
+    for number, line in enumerate(stream, 1):
+        try:
+            yield line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise not_utf8("standard input", number, error) from error
+
+
+def translated(nets: list[Net], lines: list[str], options: Options, done: int) -> Iterator[str]:
+    """What is printed: a translation a line, or the best of each with their scores."""
+    origin = "sentence" if options.sentences else "standard input"
+    answers = translate(nets, lines, width=options.beam, alpha=options.alpha, origin=origin, first=done + 1)
+    for hypotheses in answers:
+        if not options.best:
+            yield hypotheses[0].text if hypotheses else ""
+        else:
+            yield from map(scored, hypotheses[: options.best])
+
+
+def scored(hypothesis: Translation) -> str:
+    return f"{hypothesis.score:8.3f}  {hypothesis.text}"
+
+
+if __name__ == "__main__":
+    main()

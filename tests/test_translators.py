@@ -1,0 +1,276 @@
+"""The sequence-to-sequence experiment: what is trained, its rules, translating, and what it says of bad input."""
+
+import hashlib
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import user_settings
+
+from experiments import seq2seq, translate
+from experiments.harness import Refused
+from experiments.seq2seq import judging, measuring, training
+from experiments.seq2seq.training import Recipe, bounds_of, restored, trained
+from experiments.seq2seq.translating import translate as translations
+from experiments.translation import generated
+
+pytestmark = pytest.mark.usefixtures("settings_of_a_user")
+TINY = Recipe(
+    data="numbers",
+    source="de",
+    target="en",
+    vocabulary=280,
+    words=False,
+    limit=150,
+    cell="gru",
+    layers=1,
+    hidden=8,
+    reversed=True,
+    dropout=0.1,
+    batch=16,
+    epochs=1.0,
+    learning_rate=1e-2,
+    buckets=1,
+)
+
+
+@pytest.fixture(scope="module")
+def small():
+    with pytest.MonkeyPatch.context() as patch, user_settings():
+        patch.setattr(generated, "SIZES", (200, 20, 20))
+        generated.parts.cache_clear()
+        training.task.cache_clear()
+        yield
+    generated.parts.cache_clear()
+    training.task.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def runs(small, tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def net(runs):
+    return trained(TINY, runs, points=2)
+
+
+def content(folder):
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_trained_is_kept_and_translating_writes_nothing(net, runs):
+    folder = runs / TINY.name
+    before = content(folder / "checkpoints")
+    there, again = restored(folder), trained(TINY, runs, points=2)
+    for other in (there, again):
+        assert [one[0] for one in translations([other], ["vier", "neun und drei"], width=2)] == [
+            one[0] for one in translations([net], ["vier", "neun und drei"], width=2)
+        ]
+    assert content(folder / "checkpoints") == before
+    assert len(net.curve["valid"]) == 2 and net.curve["valid"] == again.curve["valid"]
+    assert net.words_per_second > 0
+
+
+def test_a_batch_is_its_sentences_and_an_empty_line_is_one(net):
+    lines = ["vierundzwanzig", "", "drei", "   ", "Mittwoch, 9. Oktober 1985 und elf"]
+    together = translations([net], lines, width=3)
+    assert [together[at][0].text for at in (1, 3)] == ["", ""]
+    for line, hypotheses in zip(lines, together, strict=True):
+        alone = translations([net], [line], width=3)[0]
+        assert [one.text for one in alone] == [one.text for one in hypotheses]
+        np.testing.assert_allclose([one.score for one in alone], [one.score for one in hypotheses], rtol=1e-4)
+    twice = translations([net, net], lines, width=3)
+    assert [[one.text for one in hypotheses] for hypotheses in twice] == [
+        [one.text for one in hypotheses] for hypotheses in together
+    ]
+
+
+def test_bad_calls(net, runs):
+    other = net._replace(model=training.model_of(replace(TINY, hidden=4), net.vocabularies))
+    for call, said in {
+        lambda: translations([net], ["eins"], width=0): "a beam of 0 keeps no hypothesis",
+        lambda: translations([net, other], ["eins"], width=1): "one vocabulary and one shape",
+        lambda: translations([net], ["eins", "zwei " * 200], width=1): "the sentences, line 2 has .* the limit is 150",
+        lambda: restored(runs / "nowhere"): "no translator in .*nowhere: train one",
+        lambda: trained(replace(TINY, vocabulary=100), runs): "size=100",
+        lambda: trained(replace(TINY, limit=1), runs): "none of 200 pairs is left",
+        lambda: trained(replace(TINY, batch=500), runs): "batch=500",
+        lambda: trained(replace(TINY, data="newstest"), runs): "newstest",
+        lambda: training.model_of(replace(TINY, cell="transformer", hidden=200), net.vocabularies): "num_heads",
+        lambda: seq2seq.run(replace(seq2seq.PRESETS["quick"], words=True), None): "--words",  # pyright: ignore
+    }.items():
+        with pytest.raises((Refused, training.texts.DataError), match=said):
+            call()
+
+
+def test_another_vocabulary_is_refused_and_nothing_overwritten(net, runs):
+    folder = runs / TINY.name
+    path, before = folder / "source.json", content(folder / "checkpoints")
+    kept = path.read_text()
+    merges = json.loads(kept)["merges"]
+    path.write_text(json.dumps({"kind": "bpe", "merges": merges[:-1]}))
+    try:
+        with pytest.raises(Refused, match="vocabularies"):
+            restored(folder)
+    finally:
+        path.write_text(kept)
+    assert content(folder / "checkpoints") == before
+
+
+def test_the_command_translates_line_by_line(net, runs, monkeypatch, capsys):
+    def given(text, *options):
+        monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": io.BytesIO(text)}))
+        translate.main(["--runs", str(runs), *options])
+        return capsys.readouterr().out.split("\n")[:-1]
+
+    said = given(b"vier\n\ndrei\r\n", "--beam", "2")
+    expected = [one[0].text for one in translations([net], ["vier", "", "drei"], width=2)]
+    assert said == expected and said[1] == ""
+    assert given(b"", "--beam", "2") == []
+    best = given(b"vier\n", "--beam", "3", "--best", "2")
+    assert len(best) == 2 and float(best[0].split()[0]) >= float(best[1].split()[0])
+    for options, text, words in (
+        (["--beam", "0"], b"", "--beam 0 keeps no hypothesis"),
+        (["--best", "5", "--beam", "2"], b"", "--best 5 of a beam of 2"),
+        (["--alpha", "-1"], b"", "--alpha -1"),
+        ([], b"vier\n\xff\n", "standard input, line 2: the byte 0xff is not UTF-8"),
+        (["--model", str(runs / "nowhere")], b"", "no translator in"),
+        ([], b"vier\n" + b"zwei " * 200 + b"\n", "standard input, line 2 has"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            given(text, *options)
+    monkeypatch.setattr("sys.argv", ["translate"])
+    with pytest.raises(SystemExit, match="train one with python"):
+        translate.main(["vier", "--runs", str(runs / "nothing")])
+
+
+def test_all_that_a_preset_trains():
+    for name, config in seq2seq.PRESETS.items():
+        recipes = seq2seq.recipes(config)
+        assert len({recipe.name for recipe in recipes}) == len(recipes), name
+        ways = {(r.cell, r.reversed, r.seed) for r in recipes if r.layers == config.depths[0]}
+        assert {(c, t, s) for c in config.cells for t in (False, True) for s in range(config.seeds)} <= ways
+        assert {r.layers for r in recipes if r.cell == "lstm" and r.reversed} == set(config.depths)
+        assert {r.cell for r in recipes} == {*config.cells, *config.beside, "lstm"}
+
+
+def test_the_bounds_hold_all_lengths_about_evenly():
+    lengths = np.random.default_rng(0).integers(3, 50, 1000)
+    bounds = bounds_of(lengths, 4)
+    assert bounds[-1] == lengths.max() and len(bounds) == 4
+    counts = np.bincount(np.searchsorted(bounds, lengths))
+    assert counts.min() > 150
+
+
+def test_sgd_halves_its_rate_five_times_from_the_fifth_epoch():
+    recipe = replace(TINY, optimizer="sgd", learning_rate=0.7)
+    optimizer = training.optimizer_of(recipe, 750)
+    state, rates = optimizer.init({"w": np.float32(0)}), []
+    for _ in range(750):
+        update, state = optimizer.update({"w": np.float32(-1)}, state)
+        rates.append(float(update["w"]))  # pyright: ignore
+    for epochs, rate in ((0.1, 0.7), (4.9, 0.7), (5.1, 0.35), (5.6, 0.175), (7.4, 0.7 / 32)):
+        assert rates[round(epochs * 100)] == pytest.approx(rate)
+
+
+# The rules.
+
+
+def nets(cell, reversed, perplexities, bleus=None, layers=1):
+    bleus = perplexities if bleus is None else bleus
+    return [
+        {"cell": cell, "reversed": reversed, "layers": layers, "seed": k, "perplexity": p, "greedy": b}
+        for k, (p, b) in enumerate(zip(perplexities, bleus, strict=True))
+    ]
+
+
+GOOD, BAD = (10, 10.1, 9.9), (12, 12.1, 11.9)
+
+
+@pytest.mark.parametrize(
+    ("forward", "turned", "verdict"),
+    [
+        ((BAD, GOOD), (GOOD, BAD), "reproduced"),
+        ((GOOD, BAD), (BAD, GOOD), "contradicted"),
+        ((GOOD, GOOD), (BAD, GOOD), "contradicted"),
+        ((BAD, BAD), (GOOD, GOOD), "inconclusive"),  # perplexity better, BLEU worse
+        ((GOOD, GOOD), (GOOD, GOOD), "inconclusive"),
+        ((BAD[:2], GOOD[:2]), (GOOD[:2], BAD[:2]), "inconclusive"),  # two seeds
+        (((12, 15, 9), GOOD), ((11, 14, 8), BAD), "inconclusive"),  # a wide spread
+    ],
+)
+def test_reversing_is_judged_by_perplexity_and_bleu(forward, turned, verdict):
+    measured = {"test": "x", "nets": nets("lstm", False, *forward) + nets("lstm", True, *turned)}
+    assert judging.reverse(measured).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("forward", "turned", "lstm", "verdict"),
+    [
+        (BAD, GOOD, (9.5, 9.5, 9.5), "reproduced"),
+        (BAD, GOOD, (8, 8, 8), "inconclusive"),
+        (BAD, GOOD, (6, 6, 6), "contradicted"),
+        (GOOD, BAD, (12, 12, 12), "contradicted"),
+        (GOOD, GOOD, (10, 10, 10), "inconclusive"),
+        (BAD, GOOD, (), "inconclusive"),
+        (BAD[:2], GOOD[:2], (9.5, 9.5), "inconclusive"),
+    ],
+)
+def test_the_conjecture_is_judged_by_perplexity(forward, turned, lstm, verdict):
+    measured = {"nets": nets("rnn", False, forward) + nets("rnn", True, turned) + nets("lstm", True, lstm)}
+    assert judging.conjecture(measured).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("perplexities", "verdict"),
+    [
+        ((10, 9, 8.1), "reproduced"),
+        ((10, 9.8), "inconclusive"),
+        ((10, 10.5, 11), "contradicted"),
+        ((10,), "inconclusive"),
+        ((10, 9, 9.5), "inconclusive"),
+    ],
+)
+def test_depth_is_judged_layer_by_layer(perplexities, verdict):
+    measured = {"nets": [net for k, p in enumerate(perplexities, 1) for net in nets("lstm", True, (p,), layers=k)]}
+    assert judging.depth(measured).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("shares", "verdict"),
+    [
+        ((1, 0.75, 0.75), "reproduced"),
+        ((0.5,) * 3, "inconclusive"),
+        ((0.25,) * 3, "contradicted"),
+        ((1,), "inconclusive"),
+    ],
+)
+def test_meaning_is_judged_by_the_nearest_sentence(shares, verdict):
+    assert judging.voices({"voices": {"reversed": list(shares), "forward": list(shares)}}).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("long", "words", "verdict"),
+    [((20, 18, 22), 25, "reproduced"), ((10, 8, 12), 25, "contradicted"), ((10, 8, 12), 15, "inconclusive")],
+)
+def test_length_is_judged_by_the_intervals(long, words, verdict):
+    bins = [{"mean": 5, "bleu": (20, 17, 23)}, {"mean": words, "bleu": long}]
+    assert judging.lengths({"by_length": {"reversed": bins}}).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("test", "ours", "verdict"),
+    [
+        ("wmt14 en-fr, newstest2014", 30.0, "reproduced"),
+        ("wmt14 en-fr, newstest2014", 20.0, "contradicted"),
+        ("wmt14 en-fr, newstest2014", None, "out of reach here"),
+        ("multi30k de-en, test_2016_flickr", 30.0, "out of reach here"),
+    ],
+)
+def test_the_table_is_judged_on_its_own_data(test, ours, verdict):
+    row = measuring.Row("reversed", "lstm", True, 1, 12, 0.0, 30.59)._asdict()
+    rows = [row | {"bleu": [] if ours is None else [[ours, ours - 1, ours + 1]]}]
+    assert judging.table_1({"test": test, "rows": rows}).verdict == verdict
