@@ -27,9 +27,8 @@ def draw(result: dict) -> Figure:
     against(axes[1, 0], measurements["by_length"], "words and marks in the source", log=False)
     against(axes[1, 1], measurements["by_rank"], "mean rank of the source's words, by frequency", log=True)
     pca(axes[1, 2], measurements["vectors"])
-    data = result["data"]
     figure.suptitle(
-        f"{data['name']}, {measurements['test']}, {measurements['sentences']:,} sentences; hidden size "
+        f"{measurements['test']}, {measurements['sentences']:,} sentences; hidden size "
         f"{result['config']['hidden']}; {counted(result['seeds'], 'seed')}",
         fontsize=10,
     )
@@ -137,5 +136,7 @@ def pca(axis: Axes, vectors: list[dict]) -> None:
         for point, marker in ((one, "o"), (other, "s")):
             axis.plot(point["x"], point["y"], marker, color=colour, label=point["text"])
     axis.margins(0.15)
-    if vectors:
+    if not vectors:
+        axis.text(0.5, 0.5, "no sentences for this data", ha="center", va="center", transform=axis.transAxes)
+    else:
         axis.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)

@@ -145,7 +145,7 @@ def voices(measurements: dict) -> Finding:
         verdict = REPRODUCED
     elif len(shares) >= SEEDS and np.mean(shares) <= 1 / 3:
         verdict = CONTRADICTED
-    ours = "no sentences in this language"
+    ours = "no sentences for this data and language"
     if shares:
         ours = (
             f"of four sentences about the same two, each twice said, the nearest is the same in the other voice in "

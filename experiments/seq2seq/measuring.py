@@ -111,7 +111,7 @@ def measured(recipes: Sequence[Recipe], config: Any, progress: Progress) -> dict
         "left_out": there.left_out,
         "nets": told,
         "rows": table,
-        "vectors": vectors(_first(nets, "lstm", True, config.depths[0]), config.source),
+        "vectors": vectors(_first(nets, "lstm", True, config.depths[0]), said_twice(config)),
         "voices": {way: _voices(nets, way == "reversed", config) for way in ("forward", "reversed")},
         **_by(single, sources, references, there.parallel.train.source),
         "samples": [
@@ -174,9 +174,13 @@ def sentence_vectors(net: Net, sentences: Sequence[str]) -> np.ndarray:
     return np.array(made)
 
 
-def vectors(net: Net, language: str) -> list[dict]:
-    """Two principal components of the sentences of VOICES."""
-    sentences = VOICES.get(language, ())
+def said_twice(config: Any) -> tuple[str, ...]:
+    """Those of VOICES in the source's language; none where nobody kisses anybody."""
+    return () if config.data == "numbers" else VOICES.get(config.source, ())
+
+
+def vectors(net: Net, sentences: Sequence[str]) -> list[dict]:
+    """Two principal components of the sentences' vectors."""
     if not sentences:
         return []
     x = sentence_vectors(net, sentences)
@@ -188,8 +192,7 @@ def vectors(net: Net, language: str) -> list[dict]:
 
 def _voices(nets: list[Net], reversed: bool, config: Any) -> list[float]:
     """Of each seed, the share of sentences whose nearest of the four about the same two is the same in other words."""
-    sentences = VOICES.get(config.source, ())
-    shares = []
+    sentences, shares = said_twice(config), []
     for net in nets:
         recipe = net.recipe
         if sentences and (recipe.cell, recipe.reversed, recipe.layers) == ("lstm", reversed, config.depths[0]):

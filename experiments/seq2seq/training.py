@@ -279,10 +279,11 @@ def nats(
     chosen = np.linspace(0, len(pairs.source) - 1, min(most, len(pairs.source))).astype(int).tolist()
     some = examples.Encoded([pairs.source[at] for at in chosen], [pairs.target[at] for at in chosen])
     sequences = data.Sequences(_read(some, recipe)._asdict())
-    total = items = 0
-    for at in range(0, len(chosen), size := min(64, len(chosen))):
-        numbers = np.arange(at, min(at + size, len(chosen)))
-        batch: Any = sequences(numbers, None)
+    total, items, size = 0.0, 0, min(64, len(chosen))
+    for at in range(0, len(chosen), size):
+        numbers = np.arange(at, at + size)
+        batch: Any = sequences(numbers % len(chosen), int(sequences.lengths.max()))  # all of one shape
+        batch["target_lengths"] = np.where(numbers < len(chosen), batch["target_lengths"], 0)
         summed, counted = seq2seq.loss(params, config=model, **batch)
         total, items = total + float(summed), items + int(counted)
     return total / items
