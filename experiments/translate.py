@@ -6,7 +6,6 @@ echo "Ein Hund rennt." | python -m experiments.translate
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,7 +45,7 @@ def main(args: list[str] | None = None) -> None:
         nets = [restored(folder) for folder in options.model or [newest(options.runs)]]
         lines = iter(options.sentences) if options.sentences else read(sys.stdin.buffer)
         done = 0
-        while some := list(islice(lines, TOGETHER)):
+        for some in chunks(lines):
             for said in translated(nets, some, options, done):
                 print(said, flush=True)
             done += len(some)
@@ -79,6 +78,21 @@ def read(stream: BinaryIO) -> Iterator[str]:
             yield line.decode().rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise not_utf8("standard input", number, error) from error
+
+
+def chunks(lines: Iterator[str]) -> Iterator[list[str]]:
+    """TOGETHER lines at once; what comes before a line that cannot be read is handed on before that is said."""
+    some: list[str] = []
+    try:
+        for line in lines:
+            some.append(line)
+            if len(some) == TOGETHER:
+                yield some
+                some = []
+    except DataError:
+        yield some
+        raise
+    yield some
 
 
 def translated(nets: list[Net], lines: list[str], options: Options, done: int) -> Iterator[str]:

@@ -132,6 +132,9 @@ def test_the_command_translates_line_by_line(net, runs, monkeypatch, capsys):
     assert given(b"", "--beam", "2") == []
     best = given(b"vier\n", "--beam", "3", "--best", "2")
     assert len(best) == 2 and float(best[0].split()[0]) >= float(best[1].split()[0])
+    with pytest.raises(SystemExit, match="line 2: the byte 0xff"):
+        given(b"vier\n\xff\n", "--beam", "2")
+    assert capsys.readouterr().out == said[0] + "\n"  # what came before is not lost
     for options, text, words in (
         (["--beam", "0"], b"", "--beam 0 keeps no hypothesis"),
         (["--best", "5", "--beam", "2"], b"", "--best 5 of a beam of 2"),
