@@ -135,11 +135,12 @@ def _options(experiment: Experiment, args: list[str] | None) -> tuple[Options, A
         "Command", [("config", tyro.conf.OmitArgPrefixes[type(preset)], preset)], bases=(Options,), frozen=True
     )
     command = tyro.cli(both, args=args, prog=f"python -m experiments.{experiment.name}", description=experiment.title)
+    empty = [field for field, value in dataclasses.asdict(preset).items() if value == ()]
     for field, value in dataclasses.asdict(command.config).items():
         for number in value if isinstance(value, tuple) else (value,):
             if type(number) in (int, float) and not (0 < number < float("inf")):
                 raise Refused(f"--{field.replace('_', '-')} {number}: give a number above 0")
-        if value == ():
+        if value == () and field not in empty:
             raise Refused(f"--{field.replace('_', '-')}: give at least one")
     return command, command.config
 

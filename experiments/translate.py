@@ -27,7 +27,7 @@ class Options:
     sentences: tyro.conf.Positional[tuple[str, ...]] = ()
     """none: lines of standard input; an empty one gives an empty one"""
     model: tuple[str, ...] = ()
-    """folders of translators, of several an ensemble; without: the newest in --runs"""
+    """folders of translators, of several an ensemble; without: that in --runs which was trained last"""
     runs: str = "results/seq2seq"
     """where translators are"""
     beam: int = 12
@@ -64,11 +64,16 @@ def check(options: Options) -> None:
 
 
 def newest(runs: str) -> Path:
-    """The folder trained last. Raises Refused where there is none."""
-    there = sorted(Path(runs).glob(f"*/{RECIPE}"), key=lambda path: path.stat().st_mtime)
+    """The folder with the newest checkpoint, which it tells. Raises Refused where there is none."""
+    there = [path for path in Path(runs).glob("*/checkpoints/*") if path.name.isdigit()]
+    there = sorted(
+        (path for path in there if (path.parents[1] / RECIPE).exists()), key=lambda path: path.stat().st_mtime
+    )
     if not there:
         raise Refused(f"no translator in {runs}: train one with python -m experiments.seq2seq, or name its --model")
-    return there[-1].parent
+    folder = max(saved, key=lambda step: step.stat().st_mtime).parents[1]
+    print(f"translated by {folder}", file=sys.stderr)
+    return folder
 
 
 def read(stream: BinaryIO) -> Iterator[str]:

@@ -71,8 +71,8 @@ def beam(
     kept as done, and others take their places. The search ends as soon as nothing can beat what is done in any
     sentence.
 
-    Raises ValueError, before any compilation, for no model, a Transformer's cache, begin and end outside the
-    vocabulary, a width or a length below 1, and carries that differ in their batch or are of another config.
+    Raises ValueError, before any compilation, for no model, a Transformer's cache without room, begin and end outside
+    the vocabulary, a width or a length below 1, and carries that differ in their batch or are of another config.
     """
     models = tuple((params, carry) for params, carry in models)
     _check(models, config, begin, end, width, max_length)
@@ -158,7 +158,7 @@ def _check(models: tuple, config: language_model.Config, begin: int, end: int, w
         room = transformer.room(carry) if isinstance(config.body, transformer.Config) else max_length
         if room < max_length:
             raise ValueError(
-                f"max_length={max_length}: the carry's cache has room for {room} positions; encode with "
+                f"max_length={max_length}: the carry's cache has room for {room} positions; make it with "
                 f"positions={max_length}"
             )
         first = jnp.zeros((1, batches[0]), "int32")

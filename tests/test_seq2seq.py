@@ -221,6 +221,8 @@ def test_wrong_calls():
         lambda: language_model.losses(made[0][0], pair[1], config=decoder, smoothing=1.0): "smoothing=1.0",
         lambda: seq2seq.Config(S, decoder, joint=True): "joint=True: 9 source words, 5",
         lambda: seq2seq.Config(S, models("pre")[0], bidirectional=True): "bidirectional=True",
+        lambda: seq2seq.Config(S, language_model.Config(V, gru.Config(4, 5)), bidirectional=True): "of an even one",
+        lambda: language_model.zeros(models("luong")[0], 1, 1): "goes on from a source",
         lambda: language_model.Config(V, BODIES["projected"], tied=True, dropout=1.0): "dropout=1.0",
         lambda: language_model.Config(V, gru.Config(3, 4), tied=True): "words of width 3 and gives 4",
         lambda: attending.Config(gru.Config(4, 4), "bahdanau"): "a context of width 4",

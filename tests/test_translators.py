@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import user_settings
+from rich.progress import Progress
 
 from experiments import seq2seq, translate
-from experiments.harness import Refused
+from experiments.harness import Refused, _options
 from experiments.seq2seq import judging, measuring, training
 from experiments.seq2seq.training import Recipe, bounds_of, restored, trained
 from experiments.seq2seq.translating import translate as translations
@@ -57,19 +58,33 @@ def net(runs):
     return trained(TINY, runs, points=2)
 
 
+def test_every_preset_is_accepted():
+    for name, preset in seq2seq.PRESETS.items():
+        options, config = _options(seq2seq.EXPERIMENT, ["--preset", name])
+        assert options.preset == name and config == preset
+    with pytest.raises(Refused, match="--beside: give at least one"):
+        _options(seq2seq.EXPERIMENT, ["--preset", "quick", "--beside"])
+
+
 def content(folder):
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_what_is_trained_is_kept_and_translating_writes_nothing(net, runs):
     folder = runs / TINY.name
-    before = content(folder / "checkpoints")
+    half = folder / "checkpoints" / "999.orbax-checkpoint-tmp"  # another process may be saving
+    half.mkdir()
+    before = content(folder)
+    there = restored(folder)
+    assert half.exists() and content(folder) == before
+    half.rmdir()
     there, again = restored(folder), trained(TINY, runs, points=2)
     for other in (there, again):
         assert [one[0] for one in translations([other], ["vier", "neun und drei"], width=2)] == [
             one[0] for one in translations([net], ["vier", "neun und drei"], width=2)
         ]
-    assert content(folder / "checkpoints") == before
+    after = content(folder)
+    assert {name for name in before if "checkpoints" in name and before[name] != after.get(name)} == set()
     assert len(net.curve["valid"]) == 2 and net.curve["valid"] == again.curve["valid"]
     assert net.words_per_second > 0
 
@@ -89,6 +104,7 @@ def test_a_batch_is_its_sentences_and_an_empty_line_is_one(net):
 
 
 def test_bad_calls(net, runs):
+    quick, progress = seq2seq.PRESETS["quick"], Progress(disable=True)
     other = net._replace(model=training.model_of(replace(TINY, hidden=4), net.vocabularies))
     for call, said in {
         lambda: translations([net], ["eins"], width=0): "a beam of 0 keeps no hypothesis",
@@ -100,7 +116,10 @@ def test_bad_calls(net, runs):
         lambda: trained(replace(TINY, batch=500), runs): "batch=500",
         lambda: trained(replace(TINY, data="newstest"), runs): "newstest",
         lambda: training.model_of(replace(TINY, cell="transformer", hidden=200), net.vocabularies): "num_heads",
-        lambda: seq2seq.run(replace(seq2seq.PRESETS["quick"], words=True), None): "--words",  # pyright: ignore
+        lambda: seq2seq.run(replace(quick, words=True), progress): "--words",
+        lambda: seq2seq.run(replace(quick, cells=("gru",)), progress): "--cells gru",
+        lambda: seq2seq.run(replace(quick, beside=("rnn", "luong")), progress): "--beside rnn",
+        lambda: seq2seq.run(replace(quick, sentences=2), progress): "--sentences 2",
     }.items():
         with pytest.raises((Refused, training.texts.DataError), match=said):
             call()
@@ -256,11 +275,17 @@ def test_meaning_is_judged_by_the_nearest_sentence(shares, verdict):
 
 
 @pytest.mark.parametrize(
-    ("long", "words", "verdict"),
-    [((20, 18, 22), 25, "reproduced"), ((10, 8, 12), 25, "contradicted"), ((10, 8, 12), 15, "inconclusive")],
+    ("long", "words", "many", "verdict"),
+    [
+        ((20, 18, 22), 25, 200, "reproduced"),
+        ((10, 8, 12), 25, 200, "contradicted"),
+        ((16, 12, 20), 25, 200, "inconclusive"),
+        ((10, 8, 12), 15, 200, "inconclusive"),
+        ((20, 18, 22), 25, 50, "inconclusive"),
+    ],
 )
-def test_length_is_judged_by_the_intervals(long, words, verdict):
-    bins = [{"mean": 5, "bleu": (20, 17, 23)}, {"mean": words, "bleu": long}]
+def test_length_is_judged_by_the_intervals(long, words, many, verdict):
+    bins = [{"mean": 5, "sentences": 200, "bleu": (20, 17, 23)}, {"mean": words, "sentences": many, "bleu": long}]
     assert judging.lengths({"by_length": {"reversed": bins}}).verdict == verdict
 
 
@@ -275,5 +300,7 @@ def test_length_is_judged_by_the_intervals(long, words, verdict):
 )
 def test_the_table_is_judged_on_its_own_data(test, ours, verdict):
     row = measuring.Row("reversed", "lstm", True, 1, 12, 0.0, 30.59)._asdict()
-    rows = [row | {"bleu": [] if ours is None else [[ours, ours - 1, ours + 1]]}]
-    assert judging.table_1({"test": test, "rows": rows}).verdict == verdict
+    rows = [row | {"bleu": [] if ours is None else [[ours, ours - 1, ours + 1]]}] * 6
+    assert judging.table_1({"test": test, "rows": rows, "sentences": 3003}).verdict == verdict
+    assert judging.table_1({"test": test, "rows": rows[:5], "sentences": 3003}).verdict == "out of reach here"
+    assert judging.table_1({"test": test, "rows": rows, "sentences": 100}).verdict == "out of reach here"

@@ -19,6 +19,8 @@ from experiments.seq2seq.measuring import measured
 from experiments.seq2seq.table import table
 from experiments.seq2seq.training import Cell, Recipe
 
+LEAST = 8  # sentences
+
 
 @dataclass(frozen=True)
 class Config:
@@ -125,7 +127,7 @@ PRESETS = {
 def recipes(config: Config) -> list[Recipe]:
     """What is trained, the first seed of everything before the second."""
 
-    def of(cell: Cell, *, turned: bool, layers: int = config.depths[0], seed: int = 0) -> Recipe:
+    def of(cell: Cell, *, turned: bool, layers: int = min(config.depths), seed: int = 0) -> Recipe:
         names = {field.name for field in dataclasses.fields(Recipe)} & {f.name for f in dataclasses.fields(config)}
         plain = {name: getattr(config, name) for name in names}
         if cell == "transformer":
@@ -134,10 +136,10 @@ def recipes(config: Config) -> list[Recipe]:
 
     made = [of(cell, turned=turned, seed=0) for cell in config.cells[:1] for turned in (False, True)]
     made += [
-        of(cell, turned=False, layers=max(config.depths[0], 2 * (cell == "transformer"))) for cell in config.beside
+        of(cell, turned=False, layers=max(min(config.depths), 2 * (cell == "transformer"))) for cell in config.beside
     ]
     made += [of(c, turned=t, seed=s) for s in range(config.seeds) for c in config.cells for t in (False, True)]
-    made += [of("lstm", turned=True, layers=layers) for layers in config.depths[1:]]
+    made += [of("lstm", turned=True, layers=layers) for layers in sorted(config.depths)[1:]]
     return list(dict.fromkeys(made))
 
 
@@ -145,6 +147,12 @@ def run(config: Config, progress: Progress) -> dict:
     """The numbers of every translator, every row of the table and every figure."""
     if config.words and config.data == "numbers":
         raise Refused("--words with --data numbers: its words are made of parts; leave --words out")
+    if "lstm" not in config.cells:
+        raise Refused(f"--cells {' '.join(config.cells)}: the rows and figures are the LSTM's; name lstm too")
+    if wrong := sorted({*config.beside} - {"luong", "bahdanau", "transformer"}):
+        raise Refused(f"--beside {' '.join(wrong)}: give luong, bahdanau or transformer there, others as --cells")
+    if config.sentences < LEAST:
+        raise Refused(f"--sentences {config.sentences}: give at least {LEAST}, which fill the bins of the figures")
     keep_compiled()
     return measured(recipes(config), config, progress)
 

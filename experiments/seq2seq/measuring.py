@@ -66,7 +66,8 @@ class Row(NamedTuple):
 def rows(config: Any) -> list[Row]:
     """Those of Sutskever et al. 2014, Table 1, as far as there are the beams and ensembles, and what came after."""
     paper = {(1, 12): 30.59, (5, 1): 33.00, (2, 12): 33.27, (5, 2): 34.50, (5, 12): 34.81}
-    told = [Row("forward", "lstm", False, 1, max(config.beams), 0.0, 26.17)]
+    widest = max(config.beams)
+    told = [Row("forward", "lstm", False, 1, widest, 0.0, 26.17 if widest == 12 else None)]
     told += [
         Row("reversed", "lstm", True, nets, width, 0.0, paper.get((nets, width)))
         for nets in (1, *config.ensembles)
@@ -94,15 +95,14 @@ def measured(recipes: Sequence[Recipe], config: Any, progress: Progress) -> dict
     wanted = rows(config)
     task = progress.add_task("translations", total=len(wanted))
     for row in wanted:
-        table.append(_row(row, nets, config.depths[0], sources, references, translations))
+        table.append(_row(row, nets, min(config.depths), sources, references, translations))
         progress.advance(task)
     progress.remove_task(todo)
     progress.remove_task(task)
     single = {
         name: translations[name, 1, width]
-        for name, width in (("forward", 12), ("reversed", 12), *((cell, None) for cell in config.beside))
-        for width in [width or next(row.width for row in wanted if row.name == name)]
-        if (name, 1, width) in translations
+        for name in ("forward", "reversed", *config.beside)
+        for width in [max(row.width for row in wanted if row.name == name)]
     }
     return {
         "data": there.parallel.provenance,
@@ -111,7 +111,7 @@ def measured(recipes: Sequence[Recipe], config: Any, progress: Progress) -> dict
         "left_out": there.left_out,
         "nets": told,
         "rows": table,
-        "vectors": vectors(_first(nets, "lstm", True, config.depths[0]), said_twice(config)),
+        "vectors": vectors(_first(nets, "lstm", True, min(config.depths)), said_twice(config)),
         "voices": {way: _voices(nets, way == "reversed", config) for way in ("forward", "reversed")},
         **_by(single, sources, references, there.parallel.train.source),
         "samples": [
@@ -195,7 +195,7 @@ def _voices(nets: list[Net], reversed: bool, config: Any) -> list[float]:
     sentences, shares = said_twice(config), []
     for net in nets:
         recipe = net.recipe
-        if sentences and (recipe.cell, recipe.reversed, recipe.layers) == ("lstm", reversed, config.depths[0]):
+        if sentences and (recipe.cell, recipe.reversed, recipe.layers) == ("lstm", reversed, min(config.depths)):
             x = sentence_vectors(net, sentences)
             far = np.linalg.norm(x[:, None] - x[None], axis=-1) + np.where(np.eye(len(x), dtype=bool), np.inf, 0)
             nearest = [at // 4 * 4 + far[at, at // 4 * 4 : at // 4 * 4 + 4].argmin() for at in range(len(x))]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ from lstm_rot.training.step import init_state, make_train_step
 class Options:
     """Training words per second, ours against torch's."""
 
-    preset: str = "cpu"
+    preset: Literal["quick", "cpu"] = "cpu"
     rounds: int = 15
     """of each, one after the other, the batches of `steps` steps"""
     steps: int = 6
@@ -45,7 +45,7 @@ def main(args: list[str] | None = None) -> None:
     sequences, plan, _ = plan_of(recipe, there.train)
     batches = [sequences(*plan[n]) for n in range(options.steps)]
     predicted = sum(int((batch["target_lengths"] - 1).sum()) for batch in batches)
-    words = predicted * there.words_per_item
+    words = predicted * there.words_per_pair / there.numbers_per_pair
     contenders: dict[str, Callable[[], None]] = {"ours": _ours(recipe, model, batches)}
     if find_spec("torch"):
         contenders["torch"] = _torch(recipe, model, batches)
@@ -73,7 +73,7 @@ def main(args: list[str] | None = None) -> None:
 
 def _ours(recipe: Any, model: seq2seq.Config, batches: list[dict]) -> Callable[[], None]:
     optimizer = optax.adam(recipe.learning_rate, b2=0.98)
-    step = make_train_step(partial(loss, model, 0.0), optimizer, clip=1.0)
+    step = make_train_step(partial(loss, model, 0.0, False), optimizer, clip=1.0)
     state = init_state(lambda key: seq2seq.init(key, model), optimizer, jax.random.key(0))
 
     def once() -> None:

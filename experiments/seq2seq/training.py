@@ -24,7 +24,7 @@ from experiments.translation import examples, texts, vocabulary
 from experiments.translation.pairs import Pairs
 from lstm_rot.models import attending, gru, language_model, lstm, residual_rnn, rnn, seq2seq, transformer
 from lstm_rot.training import data, sharding
-from lstm_rot.training.checkpoints import CheckpointError, Checkpoints
+from lstm_rot.training.checkpoints import CheckpointError, Checkpoints, read
 from lstm_rot.training.log import JSON_LINES
 from lstm_rot.training.mesh import make_mesh
 from lstm_rot.training.run import NotFinite, Options, train
@@ -82,7 +82,8 @@ class Task(NamedTuple):
     train: examples.Encoded
     valid: examples.Encoded
     left_out: str
-    words_per_item: float  # words of both languages for each number that is predicted, in the texts to train on
+    words_per_pair: float  # words of both languages, in the texts to train on
+    numbers_per_pair: float  # that are predicted
 
 
 @lru_cache
@@ -108,7 +109,7 @@ def task(name: str, source: str, target: str, size: int, words: bool, limit: int
     some = range(0, len(parallel.train), max(len(parallel.train) // 10_000, 1))
     said = sum(len(vocabulary.words(text)) for at in some for text in parallel.train[at])
     asked = sum(len(vocabularies.target.encode(parallel.train[at][1])) + 1 for at in some)
-    return Task(parallel, vocabularies, train, valid, str(left_out), said / asked)
+    return Task(parallel, vocabularies, train, valid, str(left_out), said / len(some), asked / len(some))
 
 
 def _vocabularies(pairs: Pairs, size: int, words: bool) -> vocabulary.Vocabularies:
@@ -149,7 +150,8 @@ def model_of(recipe: Recipe, vocabularies: vocabulary.Vocabularies) -> seq2seq.C
             )
         joint = recipe.cell == "transformer" and not recipe.words
         decoder = language_model.Config(vocabularies.target.size, body, dropout=recipe.dropout or 0.0, tied=joint)
-        return seq2seq.Config(vocabularies.source.size, decoder, joint=joint)
+        both = recipe.cell == "bahdanau"  # reads the source both ways: Bahdanau et al. 2015, section 3.2
+        return seq2seq.Config(vocabularies.source.size, decoder, joint=joint, bidirectional=both)
     except ValueError as error:
         raise Refused(str(error)) from error
 
@@ -183,7 +185,8 @@ def trained(recipe: Recipe, runs: str | Path, *, points: int = 10, save_every: i
         state = _state(recipe, model, there, folder, points, save_every, mesh)
     except (ValueError, CheckpointError, NotFinite) as error:
         raise Refused(str(error)) from error
-    return _net(recipe, model, there.vocabularies, state.params, folder, there.words_per_item)
+    words = there.words_per_pair if recipe.optimizer == "sgd" else there.words_per_pair / there.numbers_per_pair
+    return _net(recipe, model, there.vocabularies, state.params, folder, words)
 
 
 def _net(recipe: Recipe, model: Any, vocabularies: Any, params: Any, folder: Path, words_per_item: float) -> Net:
@@ -235,17 +238,15 @@ def _state(
     batch_sharding = sharding.batch(devices)
     smoothing = 0.1 if recipe.cell == "transformer" else 0.0  # Vaswani et al. 2017, section 5.4
     step = make_train_step(
-        partial(loss, model, smoothing),
+        partial(loss, model, smoothing, recipe.optimizer == "sgd"),
         optimizer,
         clip=5.0 if recipe.optimizer == "sgd" else 1.0,
         shardings=shardings,
         batch_sharding=batch_sharding,
     )
     every = max(steps // points, 1)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECIPE).write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
-    vocabulary.save(folder, there.vocabularies)
     with Checkpoints(folder / "checkpoints", config=identity(recipe, there.vocabularies), keep=1) as checkpoints:
+        _tell(folder, recipe, there.vocabularies)  # once nothing else is known to lie there
         return train(
             partial(init, shardings=shardings),
             step,
@@ -258,8 +259,17 @@ def _state(
             shardings=shardings,
             batch_sharding=batch_sharding,
             evaluate=lambda state: {"valid": nats(recipe, model, state.params, there.valid)},
-            items="target words",
+            items="pairs" if recipe.optimizer == "sgd" else "target words",
         )
+
+
+def _tell(folder: Path, recipe: Recipe, vocabularies: vocabulary.Vocabularies) -> None:
+    """Writes what a net is restored by, where it does not lie there yet."""
+    if not (folder / RECIPE).exists():
+        vocabulary.save(folder, vocabularies)
+        (folder / RECIPE).write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
+    elif vocabulary.load(folder).digest != vocabularies.digest:
+        raise CheckpointError(f"{folder} has another vocabulary than the texts make now: choose other --runs")
 
 
 def identity(recipe: Recipe, vocabularies: vocabulary.Vocabularies) -> dict[str, Any]:
@@ -267,9 +277,12 @@ def identity(recipe: Recipe, vocabularies: vocabulary.Vocabularies) -> dict[str,
     return {**dataclasses.asdict(recipe), "vocabularies": vocabularies.digest}
 
 
-def loss(config: seq2seq.Config, smoothing: float, params: Any, batch: dict, key: Any) -> tuple[Any, Any]:
-    """What `make_train_step` asks for."""
-    return seq2seq.loss(params, config=config, key=key, smoothing=smoothing, **batch)
+def loss(
+    config: seq2seq.Config, smoothing: float, by_pairs: bool, params: Any, batch: dict, key: Any
+) -> tuple[Any, Any]:
+    """What `make_train_step` asks for. by_pairs: the mean is over pairs, as in Sutskever et al. 2014, section 3.4."""
+    total, words = seq2seq.loss(params, config=config, key=key, smoothing=smoothing, **batch)
+    return total, len(batch["source"]) if by_pairs else words
 
 
 def nats(
@@ -297,20 +310,22 @@ def restored(folder: str | Path) -> Net:
     folder = Path(folder)
     if not (folder / RECIPE).exists():
         raise Refused(f"no translator in {folder}: train one with python -m experiments.seq2seq")
-    recipe = Recipe(**json.loads((folder / RECIPE).read_text()))
+    try:
+        recipe = Recipe(**json.loads((folder / RECIPE).read_text()))
+    except (ValueError, TypeError) as error:
+        raise Refused(f"{folder / RECIPE} is no recipe ({error}): restore it, or train anew") from error
     try:
         vocabularies = vocabulary.load(folder)
         model = model_of(recipe, vocabularies)
         like = jax.eval_shape(lambda: init_state(partial(_init, model), optimizer_of(recipe, 1), jax.random.key(0)))
         place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
-        with Checkpoints(folder / "checkpoints", config=identity(recipe, vocabularies), keep=1) as checkpoints:
-            there = checkpoints.restore(like)
+        there = read(folder / "checkpoints", config=identity(recipe, vocabularies), like=like)
     except (ValueError, CheckpointError) as error:
         raise Refused(str(error)) from error
     if there is None:
         raise Refused(f"no checkpoint in {folder} yet: let its training go on")
-    return _net(recipe, model, vocabularies, there.state.params, folder, 1.0)
+    return _net(recipe, model, vocabularies, there.state.params, folder, float("nan"))  # its texts are not read
 
 
 def _init(model: seq2seq.Config, key: Any) -> seq2seq.Params:

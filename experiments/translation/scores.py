@@ -18,7 +18,7 @@ RESAMPLED = 1000  # times, for the interval
 
 
 class Score(NamedTuple):
-    """0 to 100; the interval of 95% over resampled sentences (Koehn 2004), its ends alike far from its mean."""
+    """0 to 100; the interval of 95% over resampled sentences (Koehn 2004), its ends alike far from its mean, or nan."""
 
     value: float
     low: float
@@ -50,8 +50,10 @@ def _scored(metric: BLEU | CHRF, hypotheses: Sequence[str], references: Sequence
     _check(hypotheses, references)
     try:
         score = metric.corpus_score(hypotheses, [references], n_bootstrap=RESAMPLED)
-    except TypeError:  # sacrebleu cannot take the mean where some resampled texts are at 0
+    except TypeError:  # sacrebleu's interval fails where some resampled texts are at 0: none then
+        metric = type(metric)()
         score = metric.corpus_score(hypotheses, [references])
+        return Score(score.score, float("nan"), float("nan"), str(metric.get_signature()))
     signature = str(metric.get_signature())
     told = json.loads(score.format(width=6, signature=signature, is_json=True))  # of no interval where all is 0
     mean, half = told.get("confidence_mean", score.score), told.get("confidence_var", 0.0)

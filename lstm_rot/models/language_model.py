@@ -33,7 +33,8 @@ P: Any = PartitionSpec  # stands where the weights stand
 class Config:
     """The number of words, and a body, by its config.
 
-    dropout: on what enters the body and what leaves it (Zaremba et al. 2014). tied: the softmax has the embedding's
+    dropout: on what enters the body, of a Transformer before positions are added, and what leaves it (Zaremba et al.
+    2014); its masks are of a whole sequence, and not those of its chunks. tied: the softmax has the embedding's
     weights (Press & Wolf 2017), which are then of the size 1/sqrt(D) and multiplied by sqrt(D) where words enter
     (Vaswani et al. 2017, section 3.4).
 
@@ -114,6 +115,7 @@ def specs(config: Config) -> Params:
 
 def zeros(config: Config, batch: int, positions: int) -> Any:
     """The carry before the first word; `positions` is the room that a Transformer's cache has, which alone needs it."""
+    _alone(config)
     room = (positions,) if isinstance(config.body, transformer.Config) else ()
     return config.model.zeros(config.body, batch, *room)
 
@@ -242,6 +244,7 @@ def generate(
 
     Raises ValueError for an empty prompt, a length below 1 or a temperature below 0, and as `apply` does.
     """
+    _alone(config)
     _check(params, prompt, config, "T B")
     if not len(prompt) or length < 1 or temperature < 0:
         raise ValueError(
@@ -286,6 +289,13 @@ def entering(embed: Float[Array, "V D"], tokens: Integer[Any, "T B"], key: Any, 
     """What a body reads of the words, [T, B, D] in the compute dtype."""
     x = embed[tokens].astype(config.body.compute)
     return _dropped(x * sqrt(embed.shape[1]) if config.tied else x, key, config.dropout)
+
+
+def _alone(config: Config) -> None:
+    """Raises ValueError for a body that goes on from a source, of which there is none."""
+    body = config.body
+    if isinstance(body, attending.Config) or (isinstance(body, transformer.Config) and body.kind == "decoder"):
+        raise ValueError(f"body={body!r} goes on from a source: use seq2seq.encode, then decoding.beam or sample")
 
 
 def _dropped(x: jax.Array, key: Any, rate: float) -> jax.Array:

@@ -50,10 +50,12 @@ class Config:
                 f"joint=True: {self.source_vocab_size} source words, {self.decoder.vocab_size} target words; the same "
                 f"ones have one number"
             )
-        if self.bidirectional and (isinstance(body, transformer.Config) or self.encoder.output_size % 2):
+        if self.bidirectional and (
+            isinstance(body, transformer.Config) or self.encoder.output_size != body.output_size
+        ):
             raise ValueError(
                 "bidirectional=True: the two halves of a recurrent stack's hidden size read both ways; give a "
-                "recurrent decoder of an even one"
+                "recurrent decoder of an even one, without projection"
             )
 
     @property

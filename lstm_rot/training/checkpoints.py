@@ -26,7 +26,16 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint.type_handlers import ArrayHandler, create_type_handler_registry
 
-from lstm_rot.training.files import CheckpointError, difference, newest_whole, read_about, refuse, steps, write_digests
+from lstm_rot.training.files import (
+    CheckpointError,
+    difference,
+    newest_to_read,
+    newest_whole,
+    read_about,
+    refuse,
+    steps,
+    write_digests,
+)
 
 # Without files about shardings and layouts: what is restored is told both. Nor compression: weights become no smaller.
 ARRAYS = create_type_handler_registry(
@@ -117,11 +126,7 @@ class Checkpoints:
         """
         if self._found is None:
             return None
-        folder = self._folder / str(self._found)
-        about = read_about(folder)
-        refuse(folder, difference("state", about["state"], _leaves(like)))
-        like = _placed(like)
-        arrays = ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
+        about, arrays = _arrays(self._folder / str(self._found), like)
         state = self._manager.restore(self._found, args=ocp.args.Composite(state=arrays))["state"]
         self._last = self._found
         return Restored(self._found, state, about["data"], about["metrics"])
@@ -175,6 +180,36 @@ class _LastAndBest:
         if scored:
             kept.add(min(scored, key=scored.__getitem__))
         return [step in kept for step in steps]
+
+
+def read(folder: str | Path, *, config: Any, like: Any) -> Restored | None:
+    """The newest whole checkpoint of a folder where another process may be saving: nothing is written.
+
+    None for a folder without one, or that is not there. Raises CheckpointError as `Checkpoints` and its `restore`, and
+    where the checkpoint was removed while it was read.
+    """
+    folder = Path(folder).absolute()
+    step = newest_to_read(folder, _plain("config", config))
+    if step is None:
+        return None
+    about, arrays = _arrays(folder / str(step), like)
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=ARRAYS)
+    try:
+        with ocp.Checkpointer(handler) as reader:
+            state = reader.restore(folder / str(step) / "state", args=arrays)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder / str(step)} was replaced by a newer one while it was read: try again"
+        ) from error
+    return Restored(step, state, about["data"], about["metrics"])
+
+
+def _arrays(folder: Path, like: Any) -> tuple[dict[str, Any], Any]:
+    """What a checkpoint says of itself, and how Orbax is asked for its state. Raises CheckpointError if it differs."""
+    about = read_about(folder)
+    refuse(folder, difference("state", about["state"], _leaves(like)))
+    like = _placed(like)
+    return about, ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
 
 
 def _score(folder: Path, best: str | None) -> float | None:

@@ -25,6 +25,23 @@ def newest_whole(folder: Path, config: Any) -> int | None:
     What saves that were cut off have left is removed.
     """
     _check_folder(folder)
+    step, damaged = _newest(folder, config)
+    for half in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+        shutil.rmtree(half)
+    for bad, problem in damaged.items():
+        aside = _aside(folder / str(bad))
+        (folder / str(bad)).rename(aside)
+        warnings.warn(f"{folder / str(bad)}: {problem}; moved to {aside.name}, going on from {step}", stacklevel=4)
+    return step
+
+
+def newest_to_read(folder: Path, config: Any) -> int | None:
+    """As `newest_whole`, of a folder where another process may be saving: nothing is made, moved or removed."""
+    return _newest(folder, config)[0] if folder.is_dir() else None
+
+
+def _newest(folder: Path, config: Any) -> tuple[int | None, dict[int, str]]:
+    """The newest whole checkpoint, and what is wrong with those after it. Raises CheckpointError as `Checkpoints`."""
     damaged, step = {}, None
     for step in reversed(steps(folder)):
         problem = _problem(folder / str(step))
@@ -39,13 +56,7 @@ def newest_whole(folder: Path, config: Any) -> int | None:
             )
     if step is not None:
         refuse(folder / str(step), difference("config", read_about(folder / str(step))["config"], config))
-    for half in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
-        shutil.rmtree(half)
-    for bad, problem in damaged.items():
-        aside = _aside(folder / str(bad))
-        (folder / str(bad)).rename(aside)
-        warnings.warn(f"{folder / str(bad)}: {problem}; moved to {aside.name}, going on from {step}", stacklevel=4)
-    return step
+    return step, damaged
 
 
 def _check_folder(folder: Path) -> None:
