@@ -65,11 +65,9 @@ def check(options: Options) -> None:
 
 def newest(runs: str) -> Path:
     """The folder with the newest checkpoint, which it tells. Raises Refused where there is none."""
-    there = [path for path in Path(runs).glob("*/checkpoints/*") if path.name.isdigit()]
-    there = sorted(
-        (path for path in there if (path.parents[1] / RECIPE).exists()), key=lambda path: path.stat().st_mtime
-    )
-    if not there:
+    there = [path.parent for path in Path(runs).glob(f"*/{RECIPE}")]
+    saved = [step for folder in there for step in folder.glob("checkpoints/*") if step.name.isdigit()]
+    if not saved:
         raise Refused(f"no translator in {runs}: train one with python -m experiments.seq2seq, or name its --model")
     folder = max(saved, key=lambda step: step.stat().st_mtime).parents[1]
     print(f"translated by {folder}", file=sys.stderr)
