@@ -23,7 +23,7 @@ from helpers import assert_exact
 from jax.sharding import PartitionSpec
 
 from lstm_rot.training import sharding
-from lstm_rot.training.checkpoints import CheckpointError, Checkpoints
+from lstm_rot.training.checkpoints import CheckpointError, Checkpoints, read
 from lstm_rot.training.mesh import make_mesh
 from lstm_rot.training.step import State, init_state
 
@@ -199,6 +199,24 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(two, tmp_path, d
         assert_exact(jax.device_get(found.state), made(found.step))
         assert found.data == {"next": found.step}
     assert noticed > 5
+
+
+def test_reading_writes_nothing_into_a_folder_that_another_saves_into(copy, tmp_path):
+    """A half-written save stays, a damaged checkpoint is passed over where it lies; another config is refused."""
+    (copy / "3.orbax-checkpoint-tmp").mkdir()
+    cut(copy / "2" / "digests.json")
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() if path.is_file() else b"" for path in copy.rglob("*")}
+
+    before = content()
+    found: Any = read(copy, config=CONFIG, like=SHAPES)
+    assert found.step == 1 and found.data == {"next": 1}
+    assert_exact(jax.device_get(found.state), made(1))
+    with pytest.raises(CheckpointError, match="config.hidden_size is 16 there, 8 here"):
+        read(copy, config=Config(hidden_size=8), like=SHAPES)
+    assert content() == before
+    assert read(tmp_path / "nowhere", config=CONFIG, like=SHAPES) is None and not (tmp_path / "nowhere").exists()
 
 
 def test_an_emptied_checkpoint_is_passed_over_and_its_step_can_be_saved_again(copy):

@@ -75,6 +75,7 @@ MULTI30K = Config(
     vocabulary=4000,
     limit=60,
     cells=("lstm", "rnn", "residual_rnn"),
+    depths=(1, 2),
     beams=(1, 2, 12),
     hidden=256,
     dropout=0.2,

@@ -69,7 +69,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f"keep={keep}: keep at least the last checkpoint")
         self._folder, self._best = Path(folder).absolute(), best
-        self._config = _plain("config", dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config)  # pyright: ignore
+        self._config = _identity(config)
         self._versions = _versions()
         self._found = _agreed(lambda: newest_whole(self._folder, self._config))
         self._last: int | None = None  # the step saved or restored last
@@ -189,7 +189,7 @@ def read(folder: str | Path, *, config: Any, like: Any) -> Restored | None:
     where the checkpoint was removed while it was read.
     """
     folder = Path(folder).absolute()
-    step = newest_to_read(folder, _plain("config", config))
+    step = newest_to_read(folder, _identity(config))
     if step is None:
         return None
     about, arrays = _arrays(folder / str(step), like)
@@ -235,6 +235,10 @@ def _agreed(choose: Callable[[], int | None]) -> int | None:
     if step == -2:
         raise CheckpointError("process 0 refused the folder of the checkpoints: it says why")
     return None if step == -1 else step
+
+
+def _identity(config: Any) -> Any:
+    return _plain("config", dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config)  # pyright: ignore
 
 
 def _plain(name: str, value: Any) -> Any:
