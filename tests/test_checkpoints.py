@@ -213,7 +213,7 @@ def test_reading_writes_nothing_into_a_folder_that_another_saves_into(copy, tmp_
     found: Any = read(copy, config=CONFIG, like=SHAPES)
     assert found.step == 1 and found.data == {"next": 1}
     assert_exact(jax.device_get(found.state), made(1))
-    with pytest.raises(CheckpointError, match="config.hidden_size is 16 there, 8 here"):
+    with pytest.raises(CheckpointError, match="hidden_size is 16 there, 8 here"):
         read(copy, config=Config(hidden_size=8), like=SHAPES)
     assert content() == before
     assert read(tmp_path / "nowhere", config=CONFIG, like=SHAPES) is None and not (tmp_path / "nowhere").exists()
