@@ -19,7 +19,7 @@ LOOKS = {  # colour, line, marker
 
 
 def draw(result: dict) -> Figure:
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7.6), layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(12.4, 7.4), layout="constrained")
     measurements = result["measurements"]
     learning(axes[0, 0], measurements["nets"])
     conjecture(axes[0, 1], measurements["nets"])
@@ -47,10 +47,10 @@ def learning(axis: Axes, nets: list[dict]) -> None:
         curves = np.array([net["valid"] for net in mine])
         way = ("reversed" if reversed else "forward") if (cell, not reversed, layers) in groups else ""
         style = "-" if reversed or not way else "--"
-        x = mine[0]["pairs"]
+        x = np.array(mine[0]["pairs"]) / 1000
         axis.plot(x, curves.mean(0), style, color=colour, label=f"{label} {way}".strip(), marker=marker, markersize=3.5)
         axis.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
-    axis.set(xlabel="sentence pairs read", ylabel="perplexity of a token, validation", yscale="log")
+    axis.set(xlabel="thousand sentence pairs read", ylabel="perplexity of a token, validation", yscale="log")
     axis.set_title("learning: mean, least and greatest of the seeds", fontsize=9)
     axis.legend(fontsize=6.5)
     plain_ticks(axis)
