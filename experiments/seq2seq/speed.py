@@ -86,8 +86,8 @@ def _ours(recipe: Any, model: seq2seq.Config, batches: list[dict]) -> Callable[[
 
 
 def _torch(recipe: Any, model: seq2seq.Config, batches: list[dict]) -> Callable[[], None]:
-    import torch
-    from torch import nn
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch import nn  # pyright: ignore[reportMissingImports]
 
     hidden, layers, rate = recipe.hidden, recipe.layers, recipe.dropout or 0.0
     source, target = model.source_vocab_size, model.decoder.vocab_size
