@@ -12,6 +12,7 @@ from rich.progress import Progress
 from experiments import data, files, harness, language_model
 from experiments.language_model import generate, judging, training
 from experiments.language_model.bodies import count, sized
+from lstm_rot.training import log
 from lstm_rot.training.log import JSON_LINES
 from lstm_rot.training.mesh import make_mesh
 from lstm_rot.training.run import Stopped, _Signals
@@ -109,6 +110,20 @@ def test_a_run_that_was_stopped_ends_with_the_numbers_of_one_that_was_not(tmp_pa
     training._make_way(training.setup(config, "transformer", 0)._replace(identity={"steps": 9}))
     with pytest.raises(ValueError, match=r"there is transformer-0-\d{8}-\d{6} in"):
         generate.generated(options)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_run_tells_its_share_of_the_peak_and_leaves_a_profile(tmp_path, monkeypatch):
+    """The FLOPs of a step are those of its products: about 6 a weight and byte, the embedding's aside."""
+    monkeypatch.setattr(log, "peak", lambda: 1e9)
+    config = replace(TINY, models=("lstm",), seeds=1, points=1, profile=1, runs=str(tmp_path))
+    language_model.run(config, Progress(disable=True))
+    rows = [json.loads(line) for line in (tmp_path / "lstm-0" / JSON_LINES).read_text().splitlines()]
+    shares = [row["share_of_peak"] / row["items_per_second"] for row in rows if "share_of_peak" in row]
+    model = training.setup(config, "lstm", 0).model
+    products = count(model) - 256 * model.body.input_size
+    assert shares and shares[-1] * 1e9 == pytest.approx(6 * products, rel=0.5)
+    assert list((tmp_path / "lstm-0" / "profile").rglob("*.xplane.pb"))
 
 
 @pytest.mark.usefixtures("short")

@@ -54,6 +54,8 @@ class Config:
     """of the curves: how often the validation text is read"""
     save_every: int = 200
     """steps between two checkpoints"""
+    profile: int | None = None
+    """steps to trace soon after the start, for TensorBoard or Perfetto"""
     seeds: int = 1
     runs: str = "results/language_model"
     """where checkpoints and logs go"""

@@ -20,7 +20,7 @@ from experiments.data import Text
 from experiments.fit import rate
 from experiments.language_model.bodies import count, sized
 from lstm_rot.models import language_model
-from lstm_rot.training import data, sharding
+from lstm_rot.training import cost, data, log, sharding
 from lstm_rot.training.checkpoints import Checkpoints
 from lstm_rot.training.log import JSON_LINES
 from lstm_rot.training.mesh import make_mesh
@@ -127,7 +127,11 @@ def trained_state(config: Any, run: Setup, text: Text, seed: int) -> State:
     )
     every = config.steps // config.points
     options = Options(
-        steps=config.steps, save_every=config.save_every, log_every=max(every // 4, 1), evaluate_every=every
+        steps=config.steps,
+        save_every=config.save_every,
+        log_every=max(every // 4, 1),
+        evaluate_every=every,
+        profile=config.profile or 0,
     )
     valid = windows(text.valid, config.context)
     chosen = valid(np.linspace(0, len(valid) - 1, min(VALIDATED, len(valid))).astype(int))
@@ -142,8 +146,14 @@ def trained_state(config: Any, run: Setup, text: Text, seed: int) -> State:
             shardings=run.shardings,
             batch_sharding=run.batch_sharding,
             evaluate=lambda state: {"valid": float(bits(run.model, state.params, chosen).mean())},
+            flops=_flops(step, run, examples(np.arange(config.batch))),
             items="bytes",
         )
+
+
+def _flops(step: Callable[..., Any], run: Setup, batch: dict) -> float | None:
+    """Of a step, where the devices' peak is known, of which the run then tells its share."""
+    return float(cost.flops(step, jax.eval_shape(run.init), batch)) if log.peak() else None
 
 
 def windows(text: bytes, context: int) -> data.Windows:
