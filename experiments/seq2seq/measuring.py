@@ -145,7 +145,7 @@ def _row(row: Row, nets: list[Net], layers: int, sources: list, references: list
     ]
     told = row._asdict() | {"bleu": [], "chrf": [], "seconds": [], "signature": ""}
     if len(mine) < row.nets:
-        return told | {"there": len(mine)}
+        return told
     groups = [[net] for net in mine] if row.nets == 1 else [mine[: row.nets]]
     for group in groups:
         start = time.perf_counter()
@@ -157,7 +157,7 @@ def _row(row: Row, nets: list[Net], layers: int, sources: list, references: list
         told["bleu"].append([score.value, score.low, score.high])
         told["chrf"].append(scores.chrf(said, references).value)
         told["signature"] = score.signature
-    return told | {"there": len(mine)}
+    return told
 
 
 def _first(nets: list[Net], cell: str, reversed: bool, layers: int) -> Net:
@@ -168,7 +168,7 @@ def sentence_vectors(net: Net, sentences: Sequence[str]) -> np.ndarray:
     """[N, all carries]: what the encoder hands to the decoder, of all layers."""
     made = []
     for sentence in sentences:
-        row = net.vocabularies.source.encode(sentence)[:: -1 if net.recipe.reversed else 1]
+        row = net.vocabularies.source.encode(sentence)[net.recipe.order]
         carry = seq2seq.encode(net.params, row[:, None], config=net.model)
         made.append(np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(carry)]))
     return np.array(made)

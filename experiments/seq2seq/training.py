@@ -73,6 +73,11 @@ class Recipe:
         way = "reversed" if self.reversed else "forward"
         return f"{self.data}-{self.source}-{self.target}-{self.cell}-{self.layers}-{way}-{self.seed}-{digest}"
 
+    @property
+    def order(self) -> slice:
+        """In which the numbers of a source are read."""
+        return slice(None, None, -1 if self.reversed else 1)
+
 
 class Task(NamedTuple):
     """A data set as it is trained on."""
@@ -128,28 +133,18 @@ def task_of(recipe: Recipe, folder: str | Path) -> Task:
 
 def model_of(recipe: Recipe, vocabularies: vocabulary.Vocabularies) -> seq2seq.Config:
     """The recipe's model. Raises Refused for sizes that do not fit."""
-    hidden, compute = recipe.hidden, recipe.compute
+    hidden, layers, dropout = recipe.hidden, recipe.layers, recipe.dropout or 0.0
+    how: dict[str, Any] = {"dropout": dropout, "compute_dtype": recipe.compute}
     try:
         if recipe.cell == "transformer":
-            heads = max(hidden // 64, 1)
-            body: Any = transformer.Config(
-                hidden,
-                recipe.layers,
-                heads,
-                kind="decoder",
-                dropout=recipe.dropout or 0.0,
-                compute_dtype=compute,
-            )
+            body: Any = transformer.Config(hidden, layers, max(hidden // 64, 1), kind="decoder", **how)
         elif recipe.cell in ("luong", "bahdanau"):
             width = 2 * hidden if recipe.cell == "bahdanau" else hidden
-            stack = lstm.Config(width, hidden, recipe.layers, dropout=recipe.dropout or 0.0, compute_dtype=compute)
-            body = attending.Config(stack, recipe.cell)  # pyright: ignore
+            body = attending.Config(lstm.Config(width, hidden, layers, **how), recipe.cell)  # pyright: ignore
         else:
-            body = STACKS[recipe.cell].Config(
-                hidden, hidden, recipe.layers, dropout=recipe.dropout or 0.0, compute_dtype=compute
-            )
+            body = STACKS[recipe.cell].Config(hidden, hidden, layers, **how)
         joint = recipe.cell == "transformer" and not recipe.words
-        decoder = language_model.Config(vocabularies.target.size, body, dropout=recipe.dropout or 0.0, tied=joint)
+        decoder = language_model.Config(vocabularies.target.size, body, dropout=dropout, tied=joint)
         both = recipe.cell == "bahdanau"  # reads the source both ways: Bahdanau et al. 2015, section 3.2
         return seq2seq.Config(vocabularies.source.size, decoder, joint=joint, bidirectional=both)
     except ValueError as error:
@@ -170,7 +165,7 @@ class Net(NamedTuple):
     model: seq2seq.Config
     params: seq2seq.Params
     curve: dict[str, list[float]]
-    """by name, at each evaluation: step, loss of the steps before, valid: nats a number of the validation's target"""
+    """by name, at each evaluation: step, and valid: nats a number of the validation's target"""
     words_per_second: float
 
 
@@ -192,7 +187,7 @@ def trained(recipe: Recipe, runs: str | Path, *, points: int = 10, save_every: i
 def _net(recipe: Recipe, model: Any, vocabularies: Any, params: Any, folder: Path, words_per_item: float) -> Net:
     rows = [json.loads(line) for line in (folder / JSON_LINES).read_text().splitlines()]
     curve = [row for row in rows if "valid" in row]
-    told = {name: [row[name] for row in curve] for name in ("step", "loss", "valid")}
+    told = {name: [row[name] for row in curve] for name in ("step", "valid")}
     return Net(recipe, vocabularies, model, params, told, rate(rows) * words_per_item)
 
 

@@ -57,7 +57,7 @@ def translate(
             )
         except ValueError as error:
             raise Refused(str(error)) from error
-        rows.append(np.asarray(row, np.int32)[:: -1 if one.recipe.reversed else 1])
+        rows.append(np.asarray(row, np.int32)[one.recipe.order])
     answers = [[Translation("", 0.0)] for _ in rows]
     order = sorted((at for at, row in enumerate(rows) if len(row)), key=lambda at: len(rows[at]))
     for start in range(0, len(order), BATCH):

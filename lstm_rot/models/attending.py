@@ -21,6 +21,7 @@ from lstm_rot.core import TIME, residual, scan, turn
 from lstm_rot.models import checks, gru, highway, lstm, recurrent, residual_rnn, rnn
 from lstm_rot.schedules import Schedule, Sequential
 
+Stack = lstm.Config | gru.Config | rnn.Config | residual_rnn.Config | highway.Config
 STACKS: dict[type, Any] = {module.Config: module for module in (lstm, gru, rnn, residual_rnn, highway)}
 
 P: Any = PartitionSpec  # stands where the weights stand
@@ -35,7 +36,7 @@ class Config:
     Raises ValueError for another stack or attention, and a bahdanau stack without room for the context.
     """
 
-    stack: lstm.Config | gru.Config | rnn.Config | residual_rnn.Config | highway.Config
+    stack: Stack
     attention: Literal["luong", "bahdanau"] = "luong"
 
     def __post_init__(self):
@@ -129,9 +130,7 @@ def reading(
     return Carry(stack, attention.Source(keys, values), valid)
 
 
-def repeated(carry: Carry, times: int) -> Carry:
-    """The carry of a batch in which each sequence stands `times` times in a row."""
-    return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=1), carry)
+repeated = recurrent.repeated  # the batch is the second axis of its source and mask too
 
 
 def reordered(carry: Carry, rows: Int[Array, "B"]) -> Carry:

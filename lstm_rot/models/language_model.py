@@ -17,12 +17,10 @@ from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from lstm_rot.branches import attention
 from lstm_rot.branches.noise import dropped as masked
-from lstm_rot.models import attending, checks, gru, highway, lstm, recurrent, residual_rnn, rnn, transformer
+from lstm_rot.models import attending, checks, recurrent, transformer
 from lstm_rot.schedules import Schedule, Sequential
 
-BODIES: dict[type, Any] = {
-    module.Config: module for module in (lstm, gru, rnn, residual_rnn, highway, attending, transformer)
-}
+BODIES: dict[type, Any] = attending.STACKS | {module.Config: module for module in (attending, transformer)}
 BLOCK = 1 << 25  # logits
 Implementation = recurrent.Implementation | recurrent.Spread | None
 
@@ -43,15 +41,7 @@ class Config:
     """
 
     vocab_size: int
-    body: (
-        lstm.Config
-        | gru.Config
-        | rnn.Config
-        | residual_rnn.Config
-        | highway.Config
-        | attending.Config
-        | transformer.Config
-    )
+    body: attending.Stack | attending.Config | transformer.Config
     dropout: float = 0.0
     tied: bool = False
 

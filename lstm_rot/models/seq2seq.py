@@ -204,19 +204,13 @@ def loss(
     source: Integer[Any, "B S"],
     target: Integer[Any, "B N"],
     *,
-    config: Config,
-    source_lengths: Lengths = None,
     target_lengths: Lengths = None,
-    key: PRNGKeyArray | None = None,
-    schedule: Schedule = Sequential(),
-    implementation: language_model.Implementation = None,
-    smoothing: float = 0.0,
-    block: int = language_model.BLOCK,
+    **options: Any,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """The sum of `losses` in nats, and the number of words predicted: what `training.make_train_step` asks for."""
-    lengths = {"source_lengths": source_lengths, "target_lengths": target_lengths}
-    how: dict = {"schedule": schedule, "implementation": implementation, "smoothing": smoothing, "block": block}
-    each = losses(params, source, target, config=config, key=key, **lengths, **how)
+    """The sum of `losses` in nats, whose options these are, and the number of words predicted: what
+    `training.make_train_step` asks for.
+    """
+    each = losses(params, source, target, target_lengths=target_lengths, **options)
     predicted = each.size if target_lengths is None else _predicted(each, checks.whole(target_lengths)).sum()
     return each.sum(), jnp.asarray(predicted, "int32")
 
