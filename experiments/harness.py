@@ -189,7 +189,7 @@ def execute(
             **measurements.pop("versions", {}),
         },
     }
-    result |= assess(experiment, measurements)
+    result |= assess(experiment, _parsed(_written(measurements)))  # from what is written, as --redraw does
     for path in [results / f"{experiment.name}.json"] + [experiment.published] * publish:
         write(experiment, result, path)
     return result
@@ -209,7 +209,7 @@ def assess(experiment: Experiment, measurements: dict) -> dict:
 def write(experiment: Experiment, result: dict, path: Path) -> None:
     """The JSON, and beside it the figure drawn from it alone; both are whole before either replaces an older one."""
     json_part, png_part = path.with_suffix(".json.part"), path.with_suffix(".png.part")
-    json_part.write_text(json.dumps(_rounded(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    json_part.write_text(_written(result), "utf-8")
     with plt.rc_context(STYLE):
         figure = experiment.draw(read(json_part))
         figure.savefig(png_part, format="png")
@@ -220,7 +220,14 @@ def write(experiment: Experiment, result: dict, path: Path) -> None:
 
 def read(path: Path) -> dict:
     """A result; its nulls are numbers that were not finite."""
+    return _parsed(path.read_text("utf-8"))
 
+
+def _written(result: dict) -> str:
+    return json.dumps(_rounded(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _parsed(text: str) -> dict:
     def with_nan(tree: Any) -> Any:
         if isinstance(tree, dict):
             return {key: with_nan(value) for key, value in tree.items()}
@@ -228,7 +235,7 @@ def read(path: Path) -> dict:
             return [with_nan(value) for value in tree]
         return float("nan") if tree is None else tree
 
-    return with_nan(json.loads(path.read_text("utf-8")))
+    return with_nan(json.loads(text))
 
 
 def redraw(experiment: Experiment, results: Path) -> list[Path]:

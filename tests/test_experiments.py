@@ -163,6 +163,7 @@ def test_a_run_writes_json_and_a_figure_drawn_from_it_alone(experiment, tmp_path
     for figure in figures:
         figure.write_bytes(b"")
     harness.main(experiment, ["--redraw", "--results", str(tmp_path)])
+    assert json.loads(published.read_text()) == written
     assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
 
 

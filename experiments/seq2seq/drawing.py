@@ -92,7 +92,7 @@ def table(axis: Axes, rows: list[dict]) -> None:
         colour = LOOKS[row["cell"]][0]
         axis.barh(at, bleu[:, 0].mean(), color=colour, alpha=1.0 if row["reversed"] or row["cell"] != "lstm" else 0.5)
         axis.plot([bleu[0, 1], bleu[0, 2]], [at, at], color="black", linewidth=1.2)
-        if row["paper"]:
+        if "paper" in row:
             axis.plot(row["paper"], at, "x", color="#D55E00", markersize=6)
     named = {"luong": "Luong", "bahdanau": "Bahdanau", "transformer": "Transformer"}
     several = [f" x {row['nets']}" if row["nets"] > 1 else "" for row in there]
@@ -120,16 +120,15 @@ def against(axis: Axes, bins: dict[str, list[dict]], xlabel: str, *, log: bool) 
         y = np.array([one["bleu"] for one in mine]).T
         error = np.maximum([y[0] - y[1], y[2] - y[0]], 0)
         axis.errorbar(x, y[0], error, fmt=style, marker=marker, color=colour, label=label, capsize=2, markersize=4)
-    axis.set(xlabel=xlabel, ylabel="BLEU, 95%", ylim=(0, None))
+    axis.set(xlabel=xlabel, ylabel="BLEU, 95%", ylim=(0, 1.25 * axis.get_ylim()[1]))  # room for the legend
     if log:
         axis.set_xscale("log")
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper center", ncols=2)
 
 
 def pca(axis: Axes, vectors: list[dict]) -> None:
     """The sentence vectors; the two voices of one meaning are joined."""
     axis.set_title("sentence vectors: the same meaning joined", fontsize=9)
-    axis.set(xlabel="first principal component", ylabel="second")
     for at, (one, other) in enumerate(zip(vectors[::2], vectors[1::2], strict=True)):
         colour = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")[at % 4]
         axis.plot([one["x"], other["x"]], [one["y"], other["y"]], "-", color=colour, linewidth=1, alpha=0.6)
@@ -138,5 +137,7 @@ def pca(axis: Axes, vectors: list[dict]) -> None:
     axis.margins(0.15)
     if not vectors:
         axis.text(0.5, 0.5, "no sentences for this data", ha="center", va="center", transform=axis.transAxes)
+        axis.set_axis_off()
     else:
+        axis.set(xlabel="first principal component", ylabel="second")
         axis.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)

@@ -143,7 +143,8 @@ def _row(row: Row, nets: list[Net], layers: int, sources: list, references: list
         if (net.recipe.cell, net.recipe.reversed) == (row.cell, row.reversed)
         and (net.recipe.layers == layers or row.cell == "transformer")
     ]
-    told = row._asdict() | {"bleu": [], "chrf": [], "seconds": [], "signature": ""}
+    told = {name: value for name, value in row._asdict().items() if value is not None}
+    told |= {"bleu": [], "chrf": [], "seconds": [], "signature": ""}
     if len(mine) < row.nets:
         return told
     groups = [[net] for net in mine] if row.nets == 1 else [mine[: row.nets]]

@@ -14,7 +14,7 @@ def table(measurements: dict) -> dict:
         named = {"luong": "LSTM with attention (Luong)", "bahdanau": "LSTM with attention (Bahdanau)"}
         what = named.get(row["name"], f"{several}{row['name']} LSTM" + "s" * (row["nets"] > 1))
         what = "Transformer" if row["name"] == "transformer" else what
-        paper = f"{row['paper']:.2f}" if row["paper"] else "-"
+        paper = f"{row['paper']:.2f}" if "paper" in row else "-"
         if not row["bleu"]:
             rows.append([what, row["width"], paper, f"needs {row['nets']} seeds: out of reach here", "", "", ""])
             continue

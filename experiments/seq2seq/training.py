@@ -239,7 +239,7 @@ def _state(
         shardings=shardings,
         batch_sharding=batch_sharding,
     )
-    every = max(steps // points, 1)
+    every = -(-steps // points)
     with Checkpoints(folder / "checkpoints", config=identity(recipe, there.vocabularies), keep=1) as checkpoints:
         _tell(folder, recipe, there.vocabularies)  # once nothing else is known to lie there
         return train(
