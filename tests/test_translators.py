@@ -175,7 +175,9 @@ def test_all_that_a_preset_trains():
         assert len({recipe.name for recipe in recipes}) == len(recipes), name
         ways = {(r.cell, r.reversed, r.seed) for r in recipes if r.layers == config.depths[0]}
         assert {(c, t, s) for c in config.cells for t in (False, True) for s in range(config.seeds)} <= ways
-        assert {r.layers for r in recipes if r.cell == "lstm" and r.reversed} == set(config.depths)
+        deep = {(r.layers, r.seed) for r in recipes if r.cell == "lstm" and r.reversed}
+        assert {(layers, seed) for layers in config.depths for seed in range(config.seeds)} <= deep, name
+        assert {seed for layers, seed in deep if layers == config.depths[0]} >= {*range(max(config.ensembles or (1,)))}
         assert {r.cell for r in recipes} == {*config.cells, *config.beside, "lstm"}
 
 
@@ -247,17 +249,20 @@ def test_the_conjecture_is_judged_by_perplexity(forward, turned, lstm, verdict):
 
 
 @pytest.mark.parametrize(
-    ("perplexities", "verdict"),
+    ("perplexities", "seeds", "verdict"),
     [
-        ((10, 9, 8.1), "reproduced"),
-        ((10, 9.8), "inconclusive"),
-        ((10, 10.5, 11), "contradicted"),
-        ((10,), "inconclusive"),
-        ((10, 9, 9.5), "inconclusive"),
+        ((10, 9, 8.1), 3, "reproduced"),
+        ((10, 9, 8.1), 2, "inconclusive"),
+        ((10, 9.8), 3, "inconclusive"),
+        ((10, 10.5, 11), 3, "contradicted"),
+        ((10, 10.5, 11), 1, "inconclusive"),
+        ((10,), 3, "inconclusive"),
+        ((10, 9, 9.5), 3, "inconclusive"),
     ],
 )
-def test_depth_is_judged_layer_by_layer(perplexities, verdict):
-    measured = {"nets": [net for k, p in enumerate(perplexities, 1) for net in nets("lstm", True, (p,), layers=k)]}
+def test_depth_is_judged_layer_by_layer_with_enough_seeds(perplexities, seeds, verdict):
+    means = {layers: [mean + 0.1 * seed for seed in range(seeds)] for layers, mean in enumerate(perplexities, 1)}
+    measured = {"nets": [net for layers, each in means.items() for net in nets("lstm", True, each, layers=layers)]}
     assert judging.depth(measured).verdict == verdict
 
 

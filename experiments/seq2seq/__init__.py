@@ -40,7 +40,7 @@ class Config:
     beside: tuple[Cell, ...] = ("luong", "transformer")
     """trained forward, with the first seed"""
     depths: tuple[int, ...] = (1,)
-    """layers; the least is that of all, the others of reversed LSTMs with the first seed"""
+    """layers; the least is that of all, the others of reversed LSTMs, with every seed"""
     hidden: int = 64
     dropout: float | None = 0.1
     """on words, between layers and on what the softmax reads; None: none"""
@@ -55,8 +55,8 @@ class Config:
     compute: Literal["float32", "bfloat16"] = "float32"
     """of the matrix products"""
     beams: tuple[int, ...] = (1, 12)
-    ensembles: tuple[int, ...] = (2, 5)
-    """of reversed LSTMs; they need as many seeds"""
+    ensembles: tuple[int, ...] = ()
+    """of reversed LSTMs, of which as many are trained"""
     sentences: int = 32
     """of the test text, the first; more than it has: all"""
     buckets: int = 1
@@ -77,6 +77,7 @@ MULTI30K = Config(
     cells=("lstm", "rnn", "residual_rnn"),
     depths=(1, 2),
     beams=(1, 2, 12),
+    ensembles=(2, 5),
     hidden=256,
     dropout=0.2,
     epochs=5.0,
@@ -110,6 +111,7 @@ PRESETS = {
         beside=(),
         depths=(4,),
         beams=(1, 2, 12),
+        ensembles=(2, 5),
         hidden=1000,
         dropout=None,
         batch=128,
@@ -120,7 +122,7 @@ PRESETS = {
         sentences=10_000,
         buckets=8,
         points=30,
-        seeds=5,
+        seeds=3,
     ),
 }
 
@@ -140,7 +142,8 @@ def recipes(config: Config) -> list[Recipe]:
         of(cell, turned=False, layers=max(min(config.depths), 2 * (cell == "transformer"))) for cell in config.beside
     ]
     made += [of(c, turned=t, seed=s) for s in range(config.seeds) for c in config.cells for t in (False, True)]
-    made += [of("lstm", turned=True, layers=layers) for layers in sorted(config.depths)[1:]]
+    made += [of("lstm", turned=True, seed=seed) for seed in range(max(config.ensembles, default=0))]
+    made += [of("lstm", turned=True, layers=n, seed=s) for n in sorted(config.depths)[1:] for s in range(config.seeds)]
     return list(dict.fromkeys(made))
 
 

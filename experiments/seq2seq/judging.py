@@ -124,21 +124,25 @@ def conjecture(measurements: dict) -> Finding:
 
 
 def depth(measurements: dict) -> Finding:
-    seed = [net for net in measurements["nets"] if (net["cell"], net["reversed"], net["seed"]) == ("lstm", True, 0)]
-    layers = sorted(seed, key=lambda net: net["layers"])
-    ratios = [b["perplexity"] / a["perplexity"] for a, b in pairwise(layers)]
+    by_layers: dict[int, list[float]] = {}
+    for net in measurements["nets"]:
+        if (net["cell"], net["reversed"]) == ("lstm", True):
+            by_layers.setdefault(net["layers"], []).append(net["perplexity"])
+    layers = {count: np.array(by_layers[count]) for count in sorted(by_layers)}
+    pairs = list(pairwise(layers.values()))
     verdict = INCONCLUSIVE
-    if ratios and max(ratios) <= LAYER:
-        verdict = REPRODUCED
-    elif ratios and min(ratios) >= 1:
-        verdict = CONTRADICTED
-    ours = ", ".join(f"{net['layers']} layers: {net['perplexity']:.2f}" for net in layers)
+    if pairs and min(map(len, layers.values())) >= SEEDS:
+        if all(deeper.mean() <= LAYER * before.mean() for before, deeper in pairs):
+            verdict = REPRODUCED
+        elif all(deeper.mean() >= before.mean() for before, deeper in pairs):
+            verdict = CONTRADICTED
+    ours = ", ".join(f"{count} layers: {spread(of)}" for count, of in layers.items())
     return Finding(
         "SEQ14-depth",
-        f"perplexity a token, reversed, one seed: {ours}",
+        f"perplexity a token, reversed: {ours}",
         verdict,
-        f"reproduced if each further layer takes the perplexity to {LAYER} of it or less; contradicted if none lowers "
-        "it; else, or of one depth, inconclusive",
+        f"with at least {SEEDS} seeds of each depth: reproduced if each further layer takes the mean perplexity to "
+        f"{LAYER} of it or less; contradicted if none lowers it; else, or of one depth, inconclusive",
     )
 
 
