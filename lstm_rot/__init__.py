@@ -3,6 +3,7 @@
 from lstm_rot import branches, models
 from lstm_rot.core import DEPTH, TIME, Axis, Branch, Cell, chain, residual, scan, turn
 from lstm_rot.models.recurrent import explain
+from lstm_rot.newton import DampedNewton, DiagonalNewton, Newton, newton_with_info
 from lstm_rot.schedules import Checkpointed, Schedule, Sequential
 from lstm_rot.wavefront import wavefront
 
@@ -13,12 +14,16 @@ __all__ = [
     "Branch",
     "Cell",
     "Checkpointed",
+    "DampedNewton",
+    "DiagonalNewton",
+    "Newton",
     "Schedule",
     "Sequential",
     "branches",
     "chain",
     "explain",
     "models",
+    "newton_with_info",
     "residual",
     "scan",
     "turn",

@@ -32,7 +32,7 @@ class Params(NamedTuple):
     """
 
     wx: Float[Array, "D G H"] | None
-    wh: Float[Array, "P G H"]
+    wh: Float[Array, "P G H"] | Float[Array, "G H"]  # of a diagonal recurrence without P
     b: Float[Array, "G H"]
     peephole: Float[Array, "G-1 H"] | None = None  # of every gate but g
     norm: Norm | None = None
@@ -115,6 +115,11 @@ def normed_affine(p: Params, h: Float[Array, "*B P"], x: Float[Array, "*B D"] | 
     return a if x is None else a + normed(product(x, p.wx), norm.x)
 
 
+def diagonal_affine(p: Params, h: Float[Array, "*B H"], x: Float[Array, "*B D"] | None) -> Float[Array, "*B G H"]:
+    """h * w_h + x W_x + b: a unit's gates see no other unit's h."""
+    return h[..., None, :] * p.wh + (p.b if x is None else product(x, p.wx, p.b))
+
+
 @lru_cache
 def variant(
     gates: Gates = FORGET,
@@ -123,11 +128,15 @@ def variant(
     layer_norm: bool = False,
     projected: bool = False,
     activate: Any = separately,
+    sum_up: Any = None,
 ) -> Callable[..., tuple]:
-    """The branch of these gates. projected: h' = (o tanh(c')) W_p (Sak et al. 2014). activate: see `branches.gates`."""
+    """The branch of these gates. projected: h' = (o tanh(c')) W_p (Sak et al. 2014). activate: see `branches.gates`.
+
+    sum_up: what makes the pre-activations of h and x, by default `affine`, or `normed_affine` with layer norm.
+    """
     of = normed_output(gates.of) if layer_norm else gates.of
     of = peephole(of) if peepholes else of
-    sum_up = normed_affine if layer_norm else affine
+    sum_up = sum_up or (normed_affine if layer_norm else affine)
 
     def branch(p: Params, stream: Any, memory: Any, below: Any) -> tuple[Any, Any, Any]:
         a = sum_up(p, memory, below).astype(stream.dtype)
@@ -167,7 +176,22 @@ def lstm_1997(
     return _lstm_1997(p, stream, memory, below)
 
 
+def diagonal(
+    p: Params, stream: Float[Array, "*B H"], memory: Float[Array, "*B H"], below: Float[Array, "*B D"] | None
+) -> tuple[Any, Any, Any]:
+    """The LSTM of ParaRNN (Danieli et al. 2025): coupled gates, peepholes, and a recurrence that is diagonal.
+
+    i = sigmoid(x W_x + w_h * h + w_c * c + b),  g = tanh(x W_x + w_h * h + b)
+    c' = (1 - i) c + i g
+    h' = sigmoid(x W_x + w_h * h + w_c * c' + b) tanh(c')
+
+    No unit acts on another: `Newton` solves a line of it with a Jacobian of 2 x 2 a unit.
+    """
+    return _diagonal(p, stream, memory, below)
+
+
 _lstm, _lstm_1997 = variant(FORGET), variant(GATES_1997)
+_diagonal = variant(COUPLED, peepholes=True, sum_up=diagonal_affine)
 
 
 def init(
@@ -210,6 +234,13 @@ def init(
 def init_1997(key: PRNGKeyArray, input_size: int | None, hidden_size: int, dtype: Any = "float32") -> Params:
     """As `init`, for `lstm_1997`: three gates, b zero."""
     return init(key, input_size, hidden_size, dtype, gates=GATES_1997)
+
+
+def init_diagonal(key: PRNGKeyArray, input_size: int | None, hidden_size: int, dtype: Any = "float32") -> Params:
+    """As `init`, for `diagonal`: w_h uniform within 1, as large as an orthogonal matrix's eigenvalues; peepholes zero."""
+    p = init(key, input_size, hidden_size, dtype, gates=COUPLED, peepholes=True)
+    wh = jax.random.uniform(jax.random.fold_in(key, 2), p.b.shape, dtype, -1, 1)
+    return p._replace(wh=wh, b=p.b.at[COUPLED.order.index("i")].add(-1.0))  # as a forget bias of 1
 
 
 def gate_weights(
