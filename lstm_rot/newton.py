@@ -12,7 +12,8 @@ d_t = J_t d_{t-1} + R_t, whose parallel solution takes O(log T) steps (Lim et al
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import prod
+from itertools import accumulate
+from math import ceil, log, prod
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lstm_rot.schedules import Step
 from lstm_rot.sparsity import Group, structure
 
+FALL = 8.0  # of the damping, each iteration
 WRITTEN_OUT = 4  # rows of the Jacobians whose products are written out; larger ones are matrix products
 
 
@@ -41,11 +43,11 @@ class Info(NamedTuple):
 class Newton:
     """All cells of a line at once: values and gradients of `Sequential()`, an iteration in about log(length) steps.
 
-    iterations: at most so many; None: the line's length, after which every line is exact but for rounding. tol: the
-    residual (see `Info`) that it has converged at; None: 16 units of rounding of the carry's coarsest leaf.
-    otherwise: what becomes of a line that does not converge: "raise" raises when it has run (what jax makes of
-    `NotConverged` within a jitted function: `jax.errors.JaxRuntimeError`), its results nan; "sequential" runs it cell
-    by cell instead (always, under a `vmap` over whole lines).
+    iterations: at most so many; None: the line's length, for each iteration mends at least one cell more from the first
+    on (states that run away to infinity are put back to the guess). tol: the residual (see `Info`) that it has
+    converged at; None: 16 units of rounding of the carry's coarsest leaf. otherwise: what becomes of a line that does
+    not converge: "raise" raises `NotConverged` when it has run (in a jitted function `jax.errors.JaxRuntimeError`,
+    which names it), its results nan; "sequential" runs it cell by cell instead (always, under `vmap` over whole lines).
 
     What its Jacobians look like is read from the step (`lstm_rot.sparsity`): a state of D entries that all act on each
     other costs O(T D^2) memory and O(T D^3) work, for each sequence of a batch; a diagonal recurrence costs O(T D).
@@ -80,7 +82,7 @@ class Newton:
 
     def _run(self, step: Step, init: Any, xs: Any, length: int) -> tuple[Any, Any, Info]:
         line = Line.of(step, init, xs, length)
-        line = line._replace(groups=self.groups(line))
+        line = line._replace(groups=[group for whole in line.groups for group in self.taken(line, whole)])
         tangents = partial(self._tangents, line)
         found = jax.lax.custom_root(line.residual, line.guess(), partial(self._search, line), tangents, has_aux=True)
         states, (done, size, converged) = jax.lax.stop_gradient(found)
@@ -96,9 +98,9 @@ class Newton:
             carry, ys = derived()
         return carry, ys, info
 
-    def groups(self, line: "Line") -> list[Group]:
-        """Of the carry's leaves, and along which axes their Jacobians are taken to be diagonal."""
-        return line.groups
+    def taken(self, line: "Line", group: Group) -> list[Group]:
+        """What the group is solved as."""
+        return [group]
 
     def blocks(self, line: "Line", linear: Callable) -> list[Array]:
         """The Jacobians of each group, [T, *axes, n, n], by the linear function d -> d_t - J_t d_{t-1}."""
@@ -115,7 +117,8 @@ class Newton:
     def improve(self, line: "Line", residual: Callable, states: Any, known: Any) -> tuple[Any, Any, Any]:
         """One iteration: the residual of the given states, better states, and what the next is to know."""
         wrong, linear = jax.linearize(residual, states)
-        return wrong, _minus(states, line.solve(self.blocks(line, linear), wrong)), known
+        better = _minus(states, line.solve(self.blocks(line, linear), wrong))
+        return wrong, line.where_finite(better), known
 
     def refined(self, line: "Line", linear: Callable, solve: Callable, b: Any) -> Any:
         """d where linear(d) = b."""
@@ -123,8 +126,8 @@ class Newton:
 
     def _search(self, line: "Line", residual: Callable, guess: Any) -> tuple[Any, tuple[Array, Array, Array]]:
         """The states, and of what happened (iterations, residual, converged), all floating: custom_root asks for it."""
-        if line.affine:
-            _, states, _ = self.improve(line, residual, guess, self.begin(line))
+        if all(group.affine for group in line.groups):
+            _, states, _ = Newton.improve(self, line, residual, guess, ())
             size = _size(residual(states), states)
             told = jnp.ones_like(size), size, jnp.isfinite(size)  # exact, up to what the scan rounds
             return states, jax.tree.map(lambda leaf: leaf.astype(line.dtype), told)
@@ -132,7 +135,7 @@ class Newton:
 
         def go_on(at: tuple) -> Array:
             _, size, done, _ = at
-            return (done == 0) | ((size > tol) & (size < jnp.inf) & (done < most))
+            return (done == 0) | ((size > tol) & (done < most))
 
         def body(at: tuple) -> tuple:
             states, _, done, known = at
@@ -147,11 +150,11 @@ class Newton:
     def _tangents(self, line: "Line", linear: Callable, b: Any) -> Any:
         """d where linear(d) = b: by an affine scan, and in the gradient by a reverse one."""
         blocks = self.blocks(line, linear)
-        ways = [
-            lambda apply, b, back=back: self.refined(line, apply, partial(line.solve, blocks, back=back), b)
-            for back in (False, True)
-        ]
-        return jax.lax.custom_linear_solve(linear, b, *ways)
+
+        def way(back: bool) -> Callable[[Callable, Any], Any]:
+            return lambda apply, b: self.refined(line, apply, partial(line.solve, blocks, back=back), b)
+
+        return jax.lax.custom_linear_solve(linear, b, way(back=False), way(back=True))
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,13 @@ class DiagonalNewton(Newton):
     diagonals, to rounding.
     """
 
-    def groups(self, line: "Line") -> list[Group]:
-        return [unit for group in line.groups for unit in line.units(group)]
+    def taken(self, line: "Line", group: Group) -> list[Group]:
+        alike = len({line.leaves[k].shape for k in group.leaves}) == 1
+        units = []
+        for leaves in [group.leaves] if alike else [(k,) for k in group.leaves]:
+            axes = tuple(range(line.leaves[leaves[0]].ndim))
+            units.append(Group(leaves, axes, group.affine and axes == group.axes))
+        return units
 
     def blocks(self, line: "Line", linear: Callable) -> list[Array]:
         return [line.diagonals(group, linear) for group in line.groups]
@@ -183,7 +191,7 @@ class DiagonalNewton(Newton):
         d = solve(b)
         left, size = wrong(d)
         scale = jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(b)]).max()
-        enough = 4 * jnp.finfo(line.dtype).eps * scale
+        enough = line.tol / 4 * scale
         return jax.lax.while_loop(lambda at: (at[2] > enough) & (at[3] < line.length), body, (d, left, size, 0))[0]
 
 
@@ -192,14 +200,14 @@ class DampedNewton(Newton):
     """Newton's method in a trust region (Levenberg and Marquardt; ELK, Gonzalez et al. 2024).
 
     An iteration's corrections minimise |L d - R|^2 + damping |d|^2, L being I - J shifted: what a Kalman smoother finds
-    in O(log T) steps (Sarkka & Garcia-Fernandez 2021), the correction's prior having the variance 1 / damping. It is
-    taken, and the damping divided by 8, where |R|^2 falls; else the damping is multiplied by 8. iterations None: the
-    line's length, but at least 100. The gradient needs no damping and is `Newton`'s.
+    in O(log T) steps (Sarkka & Garcia-Fernandez 2021), the correction's prior having the variance 1 / damping. After
+    each the damping falls to an eighth, so that in the end it is Newton's method, as exact. iterations None: the line's
+    length and as many as the damping takes to fall to rounding. The gradient needs no damping and is `Newton`'s.
 
     damping: at the start. Raises ValueError unless it is above 0, and as `Newton` does.
     """
 
-    damping: float = 0.01
+    damping: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
@@ -207,22 +215,21 @@ class DampedNewton(Newton):
             raise ValueError(f"damping={self.damping}: give a number above 0; Newton() is without")
 
     def most(self, line: "Line") -> int:
-        return self.iterations or max(line.length, 100)
+        rounds = log(self.damping / float(jnp.finfo(line.dtype).eps), FALL)
+        return self.iterations or line.length + max(ceil(rounds), 0) + 1
 
     def begin(self, line: "Line") -> Array:
         return jnp.asarray(self.damping, line.dtype)
 
     def improve(self, line: "Line", residual: Callable, states: Any, known: Any) -> tuple[Any, Any, Any]:
         wrong, linear = jax.linearize(residual, states)
-        if line.affine:
-            return wrong, _minus(states, line.solve(self.blocks(line, linear), wrong)), known
-        d = line.packed_map(
-            lambda blocks, b: smoothed(blocks, b, known), self.blocks(line, linear), wrong
-        )
-        better = _minus(states, d)
-        falls = _squares(residual(better)) < _squares(wrong)  # never where something is nan
-        states = jax.tree.map(partial(jnp.where, falls), better, states)
-        return wrong, states, jnp.where(falls, known / 8, known * 8)
+
+        def correction(blocks: Array, b: Array) -> Array:
+            slight = known < jnp.finfo(line.dtype).eps  # the smoother would only round
+            return jax.lax.cond(slight, affine, lambda a, b: smoothed(a, b, known), blocks, b)
+
+        better = _minus(states, line.by_group(correction, self.blocks(line, linear), wrong))
+        return wrong, line.where_finite(better), known / FALL
 
 
 def newton_with_info(
@@ -251,6 +258,7 @@ class Line(NamedTuple):
     xs: Any
     length: int
     groups: list[Group]
+    axes: dict[int, tuple[int, ...]]  # of each leaf, along which each entry depends on its own place alone
     dtype: Any  # of what is solved
 
     @classmethod
@@ -268,8 +276,11 @@ class Line(NamedTuple):
         after = jax.eval_shape(lambda carry, x: step(carry, x)[0], carry, x)
         if jax.tree.map(_shape, after) != carry:
             raise TypeError(f"Newton: a step hands on a carry like its own, but it makes {after} of {carry}")
-        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(init))
-        return cls(step, init, xs, length, structure(step, carry, x), dtype)
+        dtype = max((leaf.dtype for leaf in jax.tree.leaves(init)), key=lambda dtype: jnp.finfo(dtype).bits)
+        dtype = dtype if jnp.finfo(dtype).bits > 32 else jnp.dtype("float32")
+        groups = structure(step, carry, x)
+        axes = {k: group.axes for group in groups for k in group.leaves}
+        return cls(step, init, xs, length, groups, axes, dtype)
 
     @property
     def leaves(self) -> list[Any]:
@@ -279,16 +290,15 @@ class Line(NamedTuple):
     def tol(self) -> float:
         return 16 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in self.leaves)
 
-    @property
-    def affine(self) -> bool:
-        """Whether one iteration is exact: no Jacobian depends on the states, and none is taken for more diagonal."""
-        return all(group.affine for group in self.groups)
-
     def guess(self) -> Any:
         """What enters, everywhere."""
         return jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf.astype(self.dtype), (self.length, *leaf.shape)), self.init
         )
+
+    def where_finite(self, states: Any) -> Any:
+        """The states, the guess where they are not finite."""
+        return jax.tree.map(lambda s, guess: jnp.where(jnp.isfinite(s), s, guess), states, self.guess())
 
     def read(self, states: Any) -> tuple[Any, Any]:
         """carry, ys of the states, each step from the state before it."""
@@ -305,17 +315,6 @@ class Line(NamedTuple):
         )
         return jax.vmap(self.step)(before, self.xs)
 
-    def units(self, group: Group) -> list[Group]:
-        """The group as if each place acted on itself alone: together where its leaves are of one shape, else one by
-        one."""
-        shapes = {self.leaves[k].shape for k in group.leaves}
-        together = [group.leaves] if len(shapes) == 1 else [(k,) for k in group.leaves]
-        return [self._diagonal(group, leaves) for leaves in together]
-
-    def _diagonal(self, group: Group, leaves: tuple[int, ...]) -> Group:
-        axes = tuple(range(self.leaves[leaves[0]].ndim))
-        return Group(leaves, axes, group.affine and axes == group.axes, group.axes)
-
     def packed(self, group: Group, tree: Any) -> Array:
         """The group's leaves as [T, *axes, n]."""
         leaves = jax.tree.leaves(tree)
@@ -323,59 +322,61 @@ class Line(NamedTuple):
 
     def _front(self, group: Group, leaf: Array) -> Array:
         """[T, ...] -> [T, *axes, rest]"""
-        to = range(1, 1 + len(group.axes))
-        leaf = jnp.moveaxis(leaf, [1 + axis for axis in group.axes], to)
+        leaf = jnp.moveaxis(leaf, [1 + axis for axis in group.axes], range(1, 1 + len(group.axes)))
         return leaf.reshape(*leaf.shape[: 1 + len(group.axes)], -1)
 
-    def packed_map(self, function: Callable, blocks: list[Array], tree: Any) -> Any:
-        """function(blocks, the packed tree) of each group, as a tree again."""
-        leaves = dict(enumerate(jax.tree.leaves(tree)))
+    def _back(self, group: Group, packed: Array, k: int) -> Array:
+        """[T, *axes, rest] -> [T, ...]: leaf k."""
+        rest = [size for axis, size in enumerate(self.leaves[k].shape) if axis not in group.axes]
+        leaf = packed.reshape(*packed.shape[:-1], *rest)
+        return jnp.moveaxis(leaf, range(1, 1 + len(group.axes)), [1 + axis for axis in group.axes])
+
+    def by_group(self, function: Callable, blocks: list[Array], tree: Any) -> Any:
+        """The tree of function(blocks, packed tree) of each group."""
+        leaves: dict[int, Array] = {}
         for group, of_group in zip(self.groups, blocks, strict=True):
-            made, at = function(of_group, self.packed(group, tree)), 0
-            for k in group.leaves:
-                like = jnp.moveaxis(leaves[k], [1 + a for a in group.axes], range(1, 1 + len(group.axes)))
-                size = prod(like.shape[1 + len(group.axes) :])
-                part = made[..., at : at + size].reshape(like.shape)
-                leaves[k], at = jnp.moveaxis(part, range(1, 1 + len(group.axes)), [1 + a for a in group.axes]), at + size
-        return jax.tree.unflatten(jax.tree.structure(tree), leaves.values())
+            sizes = [prod(self._rest(group.axes, k)) for k in group.leaves]
+            parts = jnp.split(function(of_group, self.packed(group, tree)), list(accumulate(sizes))[:-1], -1)
+            leaves |= {k: self._back(group, part, k) for k, part in zip(group.leaves, parts, strict=True)}
+        return jax.tree.unflatten(jax.tree.structure(tree), [leaves[k] for k in sorted(leaves)])
 
     def solve(self, blocks: list[Array], b: Any, *, back: bool = False) -> Any:
         """d_t - J_t d_{t-1} = b_t; back: the transposed, d_t - J_{t+1}^T d_{t+1} = b_t."""
-        return self.packed_map(partial(affine, back=back), blocks, b)
+        return self.by_group(partial(affine, back=back), blocks, b)
 
     def blocks(self, group: Group, linear: Callable) -> Array:
         """The Jacobians [T, *axes, n, n]: linear's answers to each direction of a state, taken everywhere at once."""
         columns = []
         for k in group.leaves:
-            shape, rest = self._rest(group.axes, k)
+            rest = self._rest(group.axes, k)
             ones = jnp.eye(prod(rest), dtype=self.dtype).reshape(prod(rest), 1, *rest)
-            directions = jnp.broadcast_to(ones, (prod(rest), self.length, *shape))
+            directions = jnp.broadcast_to(ones, (prod(rest), self.length, *self.leaves[k].shape))
             answers = jax.vmap(lambda d, k=k: self.packed(group, linear(self._alone(k, d))))(directions)
             columns.append(jnp.moveaxis(answers, 0, -1))
         made = jnp.concatenate(columns, -1)
         return jnp.eye(made.shape[-1], dtype=self.dtype) - made
 
     def diagonals(self, group: Group, linear: Callable) -> Array:
-        """The same of each unit alone [T, *axes, n, n], n leaves: a direction after another, for whole ones are large."""
-        columns = []
-        for k in group.leaves:
-            shape, rest = self._rest(group.true, k)
-            places = jnp.arange(prod(rest)).reshape(rest)
+        """The same of each place alone [T, *axes, n, n], n leaves: one direction after another, each thrown away."""
+        return jnp.eye(len(group.leaves), dtype=self.dtype) - jnp.stack(
+            [self._diagonal(group, k, linear) for k in group.leaves], -1
+        )
 
-            def add(total: Array, place: Array, k: int = k, shape: Any = shape, places: Array = places) -> tuple:
-                here = places == place
-                direction = jnp.broadcast_to(here.astype(self.dtype), (self.length, *shape))
-                answers = jax.tree.leaves(linear(self._alone(k, direction)))
-                return total + jnp.stack([jnp.where(here, answers[j], 0) for j in group.leaves], -1), None
+    def _diagonal(self, group: Group, k: int, linear: Callable) -> Array:
+        """linear's answers, at each place of the group's leaves, to that place of leaf k."""
+        rest = self._rest(self.axes[k], k)
 
-            begin = jnp.zeros((self.length, *shape, len(group.leaves)), self.dtype)
-            columns.append(jax.lax.scan(add, begin, places.ravel())[0])
-        return jnp.eye(len(group.leaves), dtype=self.dtype) - jnp.stack(columns, -1)
+        def add(total: Array, place: Array) -> tuple[Array, None]:
+            here = (jnp.arange(prod(rest)) == place).reshape(rest)
+            direction = jnp.broadcast_to(here.astype(self.dtype), (self.length, *self.leaves[k].shape))
+            return total + jnp.where(here[..., None], self.packed(group, linear(self._alone(k, direction))), 0), None
 
-    def _rest(self, axes: tuple[int, ...], k: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """A leaf's shape, and the same with its diagonal axes 1."""
-        shape = self.leaves[k].shape
-        return shape, tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+        begin = jnp.zeros((self.length, *self.leaves[k].shape, len(group.leaves)), self.dtype)
+        return jax.lax.scan(add, begin, jnp.arange(prod(rest)))[0]
+
+    def _rest(self, axes: tuple[int, ...], k: int) -> tuple[int, ...]:
+        """Leaf k's shape, 1 along these axes."""
+        return tuple(1 if axis in axes else size for axis, size in enumerate(self.leaves[k].shape))
 
     def _alone(self, k: int, leaf: Array) -> Any:
         """The tree of states that is zero but in leaf k."""
@@ -388,11 +389,16 @@ def affine(a: Float[Array, "T *B N N"], b: Float[Array, "T *B N"], *, back: bool
     """d_t = a_t d_{t-1} + b_t from d_{-1} = 0; back: d_t = a_{t+1}^T d_{t+1} + b_t from the end."""
     if back:
         a = jnp.concatenate([a[1:], jnp.zeros_like(a[:1])]).swapaxes(-1, -2)
+    return _scanned(a, b, reverse=back)
+
+
+def _scanned(a: Array, b: Array, *, reverse: bool) -> Array:
+    """d_t = a_t d + b_t, d being that before, or in reverse that after."""
 
     def joined(first: tuple, then: tuple) -> tuple:
         return _product(then[0], first[0]), _applied(then[0], first[1]) + then[1]
 
-    return jax.lax.associative_scan(joined, (a, b), reverse=back)[1]
+    return jax.lax.associative_scan(joined, (a, b), reverse=reverse)[1]
 
 
 def smoothed(
@@ -403,34 +409,29 @@ def smoothed(
     The mean of a Kalman smoother: transitions a_t d + b_t and observations 0 of d_t, noise of variances 1 and
     1 / damping; filter and smoother by associative scans (Sarkka & Garcia-Fernandez 2021, lemmas 7 to 10).
     """
-    one = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
-    gain = damping / (1 + damping)  # of the observation; the variance it leaves is 1 - gain
-    turned = a.swapaxes(-1, -2)
-    first = (1 - gain) * a, (1 - gain) * b, (1 - gain) * one, -gain * _applied(turned, b), gain * _product(turned, a)
+    one = jnp.eye(a.shape[-1], dtype=a.dtype)
+    gain = damping / (1 + damping)  # of an observation of what has the variance 1
+    to = a.swapaxes(-1, -2)
+    variance = jnp.broadcast_to((1 - gain) * one, a.shape)
+    first = (1 - gain) * a, (1 - gain) * b, variance, -gain * _applied(to, b), gain * _product(to, a)
 
     def joined(i: tuple, j: tuple) -> tuple:
         (ai, bi, ci, ei, ji), (aj, bj, cj, ej, jj) = i, j
-        through = _product(aj, _inverse(one[: ai.shape[0]] + _product(ci, jj)))
-        back = _product(ai.swapaxes(-1, -2), _inverse(one[: ai.shape[0]] + _product(jj, ci)))
+        shared = _inverse(one + _product(ci, jj))
+        ahead, back = _product(aj, shared), _product(ai.swapaxes(-1, -2), shared.swapaxes(-1, -2))
         return (
-            _product(through, ai),
-            _applied(through, bi + _applied(ci, ej)) + bj,
-            _product(_product(through, ci), aj.swapaxes(-1, -2)) + cj,
+            _product(ahead, ai),
+            _applied(ahead, bi + _applied(ci, ej)) + bj,
+            _product(_product(ahead, ci), aj.swapaxes(-1, -2)) + cj,
             _applied(back, ej - _applied(jj, bi)) + ei,
             _product(_product(back, jj), ai) + ji,
         )
 
     _, mean, variance, _, _ = jax.lax.associative_scan(joined, first)
-    ahead = jnp.concatenate([a[1:], jnp.zeros_like(a[:1])])
-    drift = jnp.concatenate([b[1:], jnp.zeros_like(b[:1])])
-    spread = _product(_product(ahead, variance), ahead.swapaxes(-1, -2)) + one
-    look = _product(_product(variance, ahead.swapaxes(-1, -2)), _inverse(spread))
-    start = mean - _applied(look, _applied(ahead, mean) + drift)
-
-    def handed_back(later: tuple, before: tuple) -> tuple:
-        return _product(before[0], later[0]), _applied(before[0], later[1]) + before[1]
-
-    return jax.lax.associative_scan(handed_back, (look, start), reverse=True)[1]
+    a, b = (jnp.concatenate([x[1:], jnp.zeros_like(x[:1])]) for x in (a, b))  # of the step after
+    to = a.swapaxes(-1, -2)
+    look = _product(_product(variance, to), _inverse(_product(_product(a, variance), to) + one))
+    return _scanned(look, mean - _applied(look, _applied(a, mean) + b), reverse=True)
 
 
 def _product(a: Array, b: Array) -> Array:
@@ -449,10 +450,6 @@ def _inverse(a: Array) -> Array:
 
 def _minus(a: Any, b: Any) -> Any:
     return jax.tree.map(jnp.subtract, a, b)
-
-
-def _squares(tree: Any) -> Array:
-    return sum((leaf**2).sum() for leaf in jax.tree.leaves(tree))  # pyright: ignore
 
 
 def _size(wrong: Any, states: Any) -> Array:

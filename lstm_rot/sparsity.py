@@ -6,8 +6,9 @@ depends on itself alone. Read from the program of the step's derivative, so that
 A batch axis is such an axis, and so are the hidden units of a cell whose recurrence is diagonal.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -18,13 +19,12 @@ class Group(NamedTuple):
     """Leaves of the carry that depend on one another, and on no others.
 
     axes: along which an entry depends only on entries at its own place; all leaves have these, of one size. affine:
-    the Jacobian is the same wherever it is taken. true: the axes, where `axes` are more than there are.
+    the Jacobian is the same wherever it is taken.
     """
 
     leaves: tuple[int, ...]
     axes: tuple[int, ...]
     affine: bool
-    true: tuple[int, ...] = ()
 
 
 class Reach(NamedTuple):
@@ -35,7 +35,7 @@ class Reach(NamedTuple):
     whether it is computed from the carry and not from its tangents.
     """
 
-    tangents: dict[int, tuple[int | None, ...]] = {}
+    tangents: Mapping[int, tuple[int | None, ...]] = MappingProxyType({})
     curved: bool = False
     carry: bool = False
 
@@ -156,9 +156,7 @@ INSIDE = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
-POINTWISE = frozenset(
-    "mul div neg add add_any sub convert_element_type select_n copy copy_p name reduce_precision real imag".split()
-)
+POINTWISE = {"mul", "div", "neg", "add", "add_any", "sub", "convert_element_type", "select_n", "copy", "copy_p", "name"}
 
 
 def _without(axes: dict[int, int], gone: Sequence[int]) -> dict[int, int]:

@@ -237,10 +237,10 @@ def init_1997(key: PRNGKeyArray, input_size: int | None, hidden_size: int, dtype
 
 
 def init_diagonal(key: PRNGKeyArray, input_size: int | None, hidden_size: int, dtype: Any = "float32") -> Params:
-    """As `init`, for `diagonal`: w_h uniform within 1, as large as an orthogonal matrix's eigenvalues; peepholes zero."""
+    """As `init`, for `diagonal`: w_h uniform within 1, peepholes zero, the coupled gate begun as a forget bias of 1."""
     p = init(key, input_size, hidden_size, dtype, gates=COUPLED, peepholes=True)
     wh = jax.random.uniform(jax.random.fold_in(key, 2), p.b.shape, dtype, -1, 1)
-    return p._replace(wh=wh, b=p.b.at[COUPLED.order.index("i")].add(-1.0))  # as a forget bias of 1
+    return p._replace(wh=wh, b=p.b.at[COUPLED.order.index("i")].add(-1.0))
 
 
 def gate_weights(

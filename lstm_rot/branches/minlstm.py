@@ -16,9 +16,7 @@ class Params(NamedTuple):
     b: Float[Array, "3 H"]
 
 
-def minlstm(
-    p: Params, stream: Float[Array, "*B H"], memory: Any, below: Float[Array, "*B D"]
-) -> tuple[Any, Any, Any]:
+def minlstm(p: Params, stream: Float[Array, "*B H"], memory: Any, below: Float[Array, "*B D"]) -> tuple[Any, Any, Any]:
     """minLSTM (Feng et al. 2024, section 3.2): no gate sees h, and h is the cell state.
 
     i, f = sigmoid(x W + b),  g = x W + b

@@ -58,7 +58,13 @@ def init(
     """Lecun normal weights; b zero, the forget gate's `forget_bias`: above zero, so that much is kept at first."""
     keys = jax.random.split(key, 5)
     lecun = jax.nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
-    sizes = (num_heads, key_size), (num_heads, key_size), (num_heads, value_size), (2, num_heads), (num_heads, value_size)
+    sizes = (
+        (num_heads, key_size),
+        (num_heads, key_size),
+        (num_heads, value_size),
+        (2, num_heads),
+        (num_heads, value_size),
+    )
     wq, wk, wv, gates, wo = (lecun(k, (input_size, *size), dtype) for k, size in zip(keys, sizes, strict=True))
     b = jnp.zeros((2, num_heads), dtype).at[1].set(forget_bias)
     return Params(wq, wk, wv, gates, b, wo, jnp.ones(value_size, dtype))

@@ -1,0 +1,68 @@
+"""What the mixing matrices say of their forms."""
+
+from experiments.fit import spread
+from experiments.harness import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Finding
+from experiments.mixing.nets import ATTENTION, GATED, ONES
+
+LEARNT = 0.5  # a test error below which a net is a trained one; by chance it is 0.9
+ROUNDING = 1e-5  # of float32, over a line
+DENSE = 1e-2  # a second singular value, in units of the first, that no rounding explains
+MEASURES = {  # of a form: which number, of each seed, and the rule for it
+    ONES: ("from_ones", lambda value: value <= ROUNDING),
+    GATED: ("second", lambda value: value <= ROUNDING),
+    ATTENTION: ("second_mean", lambda value: value >= DENSE),
+}
+
+
+def judge(measurements: dict) -> list[Finding]:
+    rows = [row for row in measurements["rows"] if row["form"] in MEASURES and known(row)]
+    verdict = INCONCLUSIVE
+    if not all(holds(row) for row in rows):
+        verdict = CONTRADICTED
+    elif {(row["axis"], row["form"]) for row in rows} == {
+        (axis, form) for axis in ("depth", "time") for form in MEASURES
+    }:
+        verdict = REPRODUCED
+    return [
+        Finding(
+            "ATTNRES26",
+            f"{said(measurements)}. The first two are identities of what these nets compute; what a gate or a query "
+            "learns is not: see how far the last stream reaches",
+            verdict,
+            f"a net counts if every seed's test error is below {LEARNT:.0%} and its matrix gives its streams again, to "
+            f"{ROUNDING:g} of the largest; reproduced if along both axes, in every seed, the nets of keep 1 have "
+            f"|M - 1| <= {ROUNDING:g} wherever k <= l, the gated ones, unit by unit, a second singular value of at most "
+            f"{ROUNDING:g} times the first in every block of the lower triangle, the diagonal with it, and attention "
+            f"one of at least {DENSE:g} times in the block where it is largest, the mean over images; contradicted if "
+            "a net that counts fails; else, where one is missing, inconclusive",
+        )
+    ]
+
+
+def known(row: dict) -> bool:
+    """Whether all seeds have learnt, and the matrix is what mixed their streams."""
+    return max(row["test_error"]) < LEARNT and max(row["rebuilt"]) <= ROUNDING
+
+
+def holds(row: dict) -> bool:
+    """Whether every seed's matrix has its form."""
+    name, rule = MEASURES[row["form"]]
+    return all(rule(value) for value in row[name])
+
+
+def said(measurements: dict) -> str:
+    """Each net's number, form by form, and the reach of its last stream."""
+
+    def of(form: str, name: str, digits: str) -> str:
+        rows = [row for row in measurements["rows"] if row["form"] == form]
+        return ", ".join(f"{row['kind']} along {row['axis']} {max(row[name]):{digits}}" for row in rows) or "none"
+
+    far = ", ".join(
+        f"{row['kind']} along {row['axis']} {spread([curve[-1] for curve in row['reach']])} of {row['positions'] - 1}"
+        for row in measurements["rows"]
+    )
+    return (
+        f"largest |M - 1| of keep 1: {of(ONES, 'from_ones', '.1e')}; second singular value over the first, of one unit "
+        f"of gated nets: {of(GATED, 'second', '.1e')}; of attention, mean over images: "
+        f"{of(ATTENTION, 'second_mean', '.2g')}; mean reach of the last stream, in steps: {far}"
+    )
