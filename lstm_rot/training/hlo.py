@@ -44,6 +44,7 @@ class Instruction(NamedTuple):
         return [name[1:] for found in names for name in found.split(", ")]
 
 
+MOVES_NOTHING = frozenset({"parameter", "constant", "tuple", "get-tuple-element", "bitcast"})
 COMPUTATION = re.compile(r"^(ENTRY )?%(\S+) .*\{$")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%(\S+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
 CALLED = r"\b(?:body|condition|calls|to_apply|\w+_computations?)=\{?(%[^\s,})]+(?:, %[^\s,})]+)*)"
@@ -114,6 +115,37 @@ class Program:
             raise ValueError(loop.name)
         step = self.constant(names["body"], next_one.operands[1])
         return ceil((self.constant(names["condition"], bound) - self.constant(computation, start)) / step)
+
+    def depth(self, unknown: int | None = None) -> int:
+        """How many operations must run one after another: the longest chain, loops counted in full.
+
+        A fusion is one operation, a loop its body's chain times its trips, `unknown` where these are not known.
+        Raises ValueError for such a loop where `unknown` is None.
+        """
+        done: dict[str, int] = {}
+
+        def chain(computation: str) -> int:
+            if computation not in done:
+                longest: dict[str, int] = {}
+                for name, instruction in self.computations[computation].items():  # operands stand before their users
+                    before = max((longest.get(operand, 0) for operand in instruction.operands), default=0)
+                    longest[name] = before + alone(computation, instruction)
+                done[computation] = max(longest.values(), default=0)
+            return done[computation]
+
+        def alone(computation: str, instruction: Instruction) -> int:
+            if instruction.opcode in MOVES_NOTHING:
+                return 0
+            if instruction.opcode == "while":
+                trips = self.trips(computation, instruction)
+                if trips is None and unknown is None:
+                    raise ValueError(f"{instruction.name}: its trips are not known; say how many there were")
+                return (unknown if trips is None else trips) * max(map(chain, instruction.called))  # pyright: ignore
+            if instruction.opcode in ("call", "conditional"):
+                return max(map(chain, instruction.called))
+            return 1
+
+        return chain(self.entry)
 
     def root(self, computation: str) -> Instruction:
         return self.computations[computation][self.roots[computation]]

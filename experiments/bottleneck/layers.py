@@ -1,0 +1,101 @@
+"""The layers that are compared: what each computes over a sequence [T, B, D], and its weights."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_rot import DEPTH, TIME, DiagonalNewton, Newton, newton_with_info, residual, scan, turn
+from lstm_rot.branches import attention, gru, lstm, minlstm, mlstm
+from lstm_rot.kernels.hoisted import hoisted
+
+HEAD = 16  # width of a head of attention, and of the keys of mLSTM
+REACH = 3  # positions that a convolution sees
+
+
+class Layer(NamedTuple):
+    """A layer of width D, and which other it is the same function as, run another way.
+
+    init(key, width) -> p;  run(p, xs [T, B, D]) -> (ys [T, B, D], Newton's iterations or None)
+    """
+
+    init: Callable[[Any, int], Any]
+    run: Callable[[Any, Any], tuple[Any, Any]]
+    same: str | None = None
+    widest: int = 1 << 30  # that can be afforded
+
+
+def step_by_step(branch: Any, zeros: Callable[[Any, tuple[int, ...]], Any], make: Callable = hoisted) -> Callable:
+    """The line of that branch along TIME, as fast as we have it. zeros(p, (B,)) -> the carry that enters."""
+    return lambda p, xs: (make(residual(branch), TIME)(p, zeros(p, xs.shape[1:2]), xs)[1], None)
+
+
+def at_once(branch: Any, zeros: Callable[[Any, tuple[int, ...]], Any], newton: Newton | None = None) -> Callable:
+    """The same by Newton's method."""
+
+    def run(p: Any, xs: Any) -> tuple[Any, Any]:
+        line = scan(residual(branch), TIME, schedule=partial(newton_with_info, newton=newton or Newton()))
+        _, (ys, info) = line(p, zeros(p, xs.shape[1:2]), xs)
+        return ys, info.iterations  # pyright: ignore
+
+    return run
+
+
+def _pair(p: Any, batch: tuple[int, ...]) -> Any:
+    z = jnp.zeros((*batch, p.b.shape[-1]))
+    return z, z
+
+
+def _stream(p: Any, batch: tuple[int, ...]) -> Any:
+    return _pair(p, batch)[0], ()
+
+
+def _matrix(p: Any, batch: tuple[int, ...]) -> Any:
+    return mlstm.zeros(batch, p), ()
+
+
+def attended(p: Any, xs: Any) -> tuple[Any, None]:
+    """Causal self-attention: the one residual step, along DEPTH, of the whole sequence."""
+    layers = jax.tree.map(lambda leaf: leaf[None], p)
+    _, (ys, _) = scan(turn(residual(attention.attention)), DEPTH)(layers, None, (xs, ()))
+    return ys, None
+
+
+def convolved(p: Any, xs: Any) -> tuple[Any, None]:
+    """y_t = sum over k of x_{t-k} W_k: a causal convolution."""
+    padded = jnp.pad(xs, ((REACH - 1, 0), (0, 0), (0, 0)))
+    return sum(padded[k : k + len(xs)] @ p[k] for k in range(REACH)), None  # pyright: ignore
+
+
+def _square(init: Any) -> Callable[[Any, int], Any]:
+    return lambda key, width: init(key, width, width)
+
+
+def _heads(width: int) -> int:
+    return max(width // HEAD, 1)
+
+
+def _matrices(key: Any, width: int) -> Any:
+    heads = _heads(width)
+    return mlstm.init(key, width, heads, min(width, HEAD), width // heads)
+
+
+LAYERS = {
+    "LSTM": Layer(_square(lstm.init), step_by_step(lstm.lstm, _pair)),
+    "LSTM, Newton": Layer(_square(lstm.init), at_once(lstm.lstm, _pair), "LSTM", widest=16),
+    "LSTM, diagonal Newton": Layer(_square(lstm.init), at_once(lstm.lstm, _pair, DiagonalNewton()), "LSTM", widest=16),
+    "GRU": Layer(_square(gru.init), step_by_step(gru.gru, _stream), widest=16),
+    "GRU, Newton": Layer(_square(gru.init), at_once(gru.gru, _stream), "GRU", widest=16),
+    "diagonal LSTM": Layer(_square(lstm.init_diagonal), step_by_step(lstm.diagonal, _pair, scan)),
+    "diagonal LSTM, Newton": Layer(_square(lstm.init_diagonal), at_once(lstm.diagonal, _pair), "diagonal LSTM"),
+    "minLSTM": Layer(_square(minlstm.init), step_by_step(minlstm.minlstm, _stream)),
+    "minLSTM, at once": Layer(_square(minlstm.init), at_once(minlstm.minlstm, _stream), "minLSTM"),
+    "mLSTM": Layer(_matrices, step_by_step(mlstm.mlstm, _matrix)),
+    "mLSTM, at once": Layer(_matrices, at_once(mlstm.mlstm, _matrix), "mLSTM"),
+    "attention": Layer(lambda key, width: attention.init(key, width, _heads(width)), attended),
+    "convolution": Layer(
+        lambda key, width: jax.random.normal(key, (REACH, width, width)) / (REACH * width) ** 0.5, convolved
+    ),
+}

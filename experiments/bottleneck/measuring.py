@@ -1,0 +1,103 @@
+"""What is measured of a layer: operations that wait for one another, seconds, memory, work."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.bottleneck.layers import LAYERS
+from experiments.harness import Refused
+from lstm_rot.training.cost import flops
+from lstm_rot.training.hlo import Program
+
+
+def training_step(name: str, key: Any, steps: int, width: int, batch: int) -> tuple[Callable, tuple]:
+    """A compiled loss and gradient (loss, iterations, gradients) of the layer, and the arguments it is called with."""
+    layer = LAYERS[name]
+    key_p, key_x = jax.random.split(key)
+    args = layer.init(key_p, width), jax.random.normal(key_x, (steps, batch, width))
+
+    def loss(p: Any, xs: Any) -> tuple[Any, Any]:
+        ys, iterations = layer.run(p, xs)
+        return jnp.square(ys).mean(), iterations
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).lower(*args).compile(), args
+
+
+def case(names: Sequence[str], steps: int, width: int, batch: int, seconds: float, tell: Callable[[], None]) -> list:
+    """A row for each layer over a line of `steps`, their training steps called in turn for about `seconds`."""
+    rows, calls = [], {}
+    for name in names:
+        row, calls[name] = _row(name, steps, width, batch)
+        rows.append(row)
+        tell()
+    for row, times in zip(rows, in_turn(calls, seconds).values(), strict=True):
+        row["seconds"], row["calls"] = float(np.median(times)), len(times)
+    return rows
+
+
+def _row(name: str, steps: int, width: int, batch: int) -> tuple[dict, Callable]:
+    step, args = training_step(name, jax.random.key(0), steps, width, batch)
+    (_, iterations), _ = jax.block_until_ready(step(*args))
+    told = None if iterations is None else int(iterations)
+    forward = jax.jit(LAYERS[name].run).lower(*args).compile()
+    try:
+        work = float(flops(LAYERS[name].run, *args))
+    except ValueError:  # a loop whose trips only running it tells
+        work = float("nan")
+    return {
+        "layer": name,
+        "steps": steps,
+        "width": width,
+        "batch": batch,
+        "depth": Program(str(forward.as_text())).depth(told),
+        "iterations": told,
+        "flops": work,
+        "bytes": step.memory_analysis().temp_size_in_bytes,  # pyright: ignore
+    }, lambda: jax.block_until_ready(step(*args))
+
+
+def in_turn(calls: dict[str, Callable], seconds: float, *, least: int = 5, most: int = 200) -> dict[str, list[float]]:
+    """The seconds of each call, one round after another, so that what slows the machine slows all."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    begun = time.perf_counter()
+    for number in range(most):
+        if number >= least and time.perf_counter() - begun > seconds:
+            break
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+LONG = """
+import json, resource, sys, time
+import jax
+from experiments.bottleneck.layers import LAYERS
+name, steps, width = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+p = LAYERS[name].init(jax.random.key(0), width)
+xs = jax.random.normal(jax.random.key(1), (steps, 1, width))
+run = jax.jit(LAYERS[name].run).lower(p, xs).compile()
+start = time.perf_counter()
+_, iterations = jax.block_until_ready(run(p, xs))
+seconds, unit = time.perf_counter() - start, 1 if sys.platform == "darwin" else 1024
+peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+iterations = None if iterations is None else int(iterations)
+print(json.dumps({"seconds": seconds, "peak": peak, "iterations": iterations}))
+"""
+
+
+def long_line(name: str, steps: int, width: int) -> dict:
+    """One line in a process of its own: seconds of a call after compiling, and the peak of the process's memory."""
+    command = [sys.executable, "-c", LONG, name, str(steps), str(width)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Refused(f"{name} over {steps} steps of width {width} failed: {done.stderr.strip()[-500:]}; take fewer")
+    return {"layer": name, "steps": steps, "width": width, **json.loads(done.stdout.splitlines()[-1])}
