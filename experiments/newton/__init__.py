@@ -1,0 +1,222 @@
+"""Newton's iterations: against a line's length, against how it amplifies, and against the dial, the mean of keep.
+
+What a line along time or along depth costs to be solved at once, where its Lyapunov exponent is below 0 and above; and
+one dial's two prices: turned until a net can be trained, what is it to be solved in parallel?
+"""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import Progress
+from scipy.stats import spearmanr
+
+from experiments import data
+from experiments.fit import error_rates, fit, spread
+from experiments.harness import Experiment, Refused, hardware
+from experiments.newton import lines
+from experiments.newton.drawing import draw
+from experiments.newton.judging import judge
+from lstm_rot import Newton, Sequential
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is solved, and what is trained: digits, read along time in pieces or classified along depth."""
+
+    data: str = "digits"
+    lengths: tuple[int, ...] = (8, 64)
+    """cells of the untrained lines"""
+    gains: tuple[float, ...] = (0.5, 3.0)
+    """by which their weights on the state are multiplied"""
+    kinds: tuple[str, ...] = ("plain RNN", "residual net")
+    hidden_size: int = 8
+    batch: int = 2
+    """sequences, or images, in a line that is solved"""
+    leaks: tuple[float, ...] = (0.7, 0.3, 0.02)
+    """the dial: 1 - keep at the start, as the gate's bias sets it"""
+    steps: int = 16
+    """cells of the trained lines: pieces of an image, or layers"""
+    training: int = 60
+    """steps of Adam"""
+    images: int = 32
+    """a training step"""
+    learning_rate: float = 1e-2
+    seeds: int = 2
+
+
+PRESETS = {
+    "quick": Config(),
+    "cpu": Config(
+        lengths=(16, 64, 256),
+        gains=(0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0),
+        kinds=tuple(lines.UNTRAINED),
+        hidden_size=16,
+        leaks=(0.95, 0.85, 0.7, 0.5, 0.3, 0.12, 0.05, 0.02, 0.003),
+        steps=64,
+        training=1500,
+        learning_rate=3e-3,
+        seeds=3,
+    ),
+}
+
+
+def run(config: Config, progress: Progress) -> dict:
+    """Rows of the untrained lines, of the dial's settings before and after training, and of the depths' seconds."""
+    if wrong := [leak for leak in config.leaks if not 0 < leak < 1]:
+        raise Refused(f"--leaks {wrong[0]}: 1 - keep lies between 0 and 1")
+    if unknown := [name for name in config.kinds if name not in lines.UNTRAINED]:
+        raise Refused(f"--kinds {unknown[0]!r}: known are {', '.join(lines.UNTRAINED)}")
+    images = data.images(config.data)
+    pixels = images.train_x[0].size
+    if pixels % config.steps:
+        raise Refused(f"--steps {config.steps}: give a divisor of the {pixels} pixels of {config.data}")
+    task = progress.add_task("untrained", total=len(config.kinds) * len(config.lengths))
+    rows = []
+    for name in config.kinds:
+        for length in config.lengths:
+            rows += untrained(config, name, length)
+            progress.advance(task)
+    progress.remove_task(task)
+    dial = [row for axis in lines.DIAL for row in turned(config, axis, images, progress)]
+    return {
+        "data": images.provenance,
+        "untrained": rows,
+        "dial": dial,
+        "seconds": at_once(config),
+        "platform": jax.devices()[0].platform,
+        "device": hardware(),
+    }
+
+
+def untrained(config: Config, name: str, length: int) -> list[dict]:
+    """Of every gain, its seeds in lists."""
+    kind, rows = lines.UNTRAINED[name], []
+    for gain in config.gains:
+        row: dict[str, Any] = {"kind": name, "axis": kind.axis, "length": length, "gain": gain}
+        for seed in range(config.seeds):
+            p, entering = lines.untrained(kind, jax.random.key(seed), length, config.hidden_size, config.batch)
+            told = lines.measured(kind, p._replace(wh=gain * p.wh), entering)
+            for key, value in told.items():
+                row.setdefault(key, []).append(float(value))
+        rows.append(row)
+    return rows
+
+
+def turned(config: Config, axis: str, images: data.Images, progress: Progress) -> list[dict]:
+    """Every setting of the dial along that axis: all of them and all seeds are trained together."""
+    kind = lines.DIAL[axis]
+    settings = np.repeat(np.array(config.leaks), config.seeds)
+    seeds = np.tile(np.arange(config.seeds), len(config.leaks))
+    pixels = images.train_x[0].size
+    make = partial(lines.reader, kind=kind, pixels=pixels, steps=config.steps, hidden_size=config.hidden_size)
+    biases = np.log(1 / settings - 1)
+    start = jax.jit(jax.vmap(lambda seed, bias: make(jax.random.key(seed), bias=bias)))(seeds, biases)
+    logits = partial(lines.logits, kind, config.steps)
+    trained, losses = fit(
+        start,
+        logits,
+        images,
+        steps=config.training,
+        batch=config.images,
+        learning_rate=config.learning_rate,
+        progress=progress,
+        label=f"along {axis}",
+    )
+    train_error, test_error = error_rates(logits, trained, images)
+    some = jnp.asarray(images.test_x[: config.batch])
+
+    @jax.jit
+    def probe(params: Any) -> dict:
+        """One after another: iterations differ."""
+        return jax.lax.map(lambda p: lines.measured(kind, p.cell, lines.entering(kind, p, some, config.steps)), params)
+
+    told = {when: jax.device_get(probe(params)) for when, params in (("start", start), ("trained", trained))}
+    rows = []
+    for setting in config.leaks:
+        these = np.flatnonzero(settings == setting)
+        row = {"axis": axis, "setting": setting, "length": config.steps}
+        row |= {"train_error": [train_error[k] for k in these], "test_error": [test_error[k] for k in these]}
+        row["loss"] = losses[these, -50:].mean(1).tolist()
+        for when, numbers in told.items():
+            row[when] = {name: [float(values[k]) for k in these] for name, values in numbers.items()}
+        rows.append(row)
+    return rows
+
+
+def at_once(config: Config) -> dict:
+    """Seconds of the longest untrained residual net, layer by layer and at once: medians of calls in turn."""
+    kind, length = lines.UNTRAINED["residual net"], max(config.lengths)
+    p, entering = lines.untrained(kind, jax.random.key(0), length, config.hidden_size, config.batch)
+    ways = {"layer by layer": Sequential(), "at once": Newton()}
+    calls = {name: jax.jit(partial(lines.line, kind, schedule=how)) for name, how in ways.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(12):
+        for name, call in calls.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(call(p, entering))
+            if number > 1:
+                times[name].append(time.perf_counter() - begun)
+    return {"length": length, **{name: float(np.median(each)) for name, each in times.items()}}
+
+
+def correlations(measurements: dict, axis: str) -> dict[str, float]:
+    """Spearman's rank correlation of the iterations with what else the dial sets, over its settings, after training."""
+    rows = [row for row in measurements["dial"] if row["axis"] == axis]
+    iterations = [np.mean(row["trained"]["iterations"]) for row in rows]
+    others = {
+        "test error": [np.mean(row["test_error"]) for row in rows],
+        "gain of the gradient": [np.mean(row["trained"]["log10_gain"]) for row in rows],
+        "exponent": [np.mean(row["trained"]["exponent"]) for row in rows],
+        "mean keep": [np.mean(row["trained"]["keep"]) for row in rows],
+    }
+    return {name: float(spearmanr(iterations, values)[0]) for name, values in others.items()}
+
+
+def table(measurements: dict) -> dict:
+    rows: list[list[Any]] = []
+    for row in measurements["untrained"]:
+        told = [spread(row["exponent"]), spread(row["iterations"]), spread(row["log10_gain"])]
+        rows.append([row["axis"], f"{row['kind']}, gain {row['gain']:g}", row["length"], "-", *told, "-"])
+    for row in measurements["dial"]:
+        for when in ("start", "trained"):
+            now = row[when]
+            told = [spread(now[name]) for name in ("exponent", "iterations", "log10_gain")]
+            error = spread(100 * np.array(row["test_error"])) if when == "trained" else "-"
+            what = f"dial {row['setting']:g}, {'after training' if when == 'trained' else 'at the start'}"
+            rows.append([row["axis"], what, row["length"], spread(1 - np.array(now["keep"])), *told, error])
+    for axis in lines.DIAL:
+        told = ", ".join(f"{name} {value:+.2f}" for name, value in correlations(measurements, axis).items())
+        rows.append([axis, f"rank correlation of the iterations with: {told}", "", "", "", "", "", ""])
+    columns = [
+        "along",
+        "line",
+        "cells",
+        "1 - mean keep",
+        "exponent a step",
+        "iterations",
+        "log10 gain",
+        "test error, %",
+    ]
+    return {"columns": columns, "rows": rows}
+
+
+EXPERIMENT = Experiment(
+    name="newton",
+    title="Solved at once: Newton's iterations, the Lyapunov exponent and the dial, along time and along depth",
+    claims=("PRED25", "PCR23"),
+    presets=PRESETS,
+    run=run,
+    judge=judge,
+    draw=draw,
+    caption="Left: iterations until a line of untrained cells is solved, against its largest Lyapunov exponent, a "
+    "marker for each length; dotted: as many as there are cells, which always suffice. Right: the dial, 1 - mean keep before "
+    "training; hollow before training, filled after: the test error, the gain of the gradient over the line, the "
+    "exponent, the iterations. Above along time (LSTMs; untrained also plain), below along depth (highway nets; "
+    "untrained plain and residual).",
+    table=table,
+)
