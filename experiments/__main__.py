@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments import (
+    bottleneck,
     cifar,
     crash,
     degradation,
@@ -18,6 +19,8 @@ from experiments import (
     gradient_flow,
     language_model,
     lesion,
+    mixing,
+    newton,
     pipeline,
     rotation,
     scale,
@@ -34,10 +37,22 @@ from lstm_rot.training.run import Stopped
 
 EXPERIMENTS = {
     module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (gradient_flow, rotation, cifar, lesion, streams, dial, degradation, language_model, seq2seq)
+    for module in (
+        gradient_flow,
+        rotation,
+        cifar,
+        lesion,
+        streams,
+        newton,
+        mixing,
+        dial,
+        degradation,
+        language_model,
+        seq2seq,
+    )
 }  # the quickest first, so that there is soon something to see
 BESIDE = {
-    module.EXPERIMENT.name: module.EXPERIMENT for module in (pipeline, crash, very_deep, scale, speed)
+    module.EXPERIMENT.name: module.EXPERIMENT for module in (bottleneck, pipeline, crash, very_deep, scale, speed)
 }  # of the machine and not of any data
 
 

@@ -44,6 +44,36 @@ def lstm_1997(p, left, x):
     return (c, h), h
 
 
+def diagonal_lstm(p, left, x):
+    c, h = left
+    i, g, o = (h * p.wh[k] + p.b[k] + (0 if x is None else x @ p.wx[:, k]) for k in range(3))
+    i = sigmoid(i + p.peephole[0] * c)
+    c = (1 - i) * c + i * np.tanh(g)
+    h = sigmoid(o + p.peephole[1] * c) * np.tanh(c)
+    return (c, h), h
+
+
+def minlstm(p, left, x):
+    h, memory = left
+    i, f, g = (x @ p.wx[:, k] + p.b[k] for k in range(3))
+    i, f = sigmoid(i), sigmoid(f)
+    h = f / (f + i) * h + i / (f + i) * g
+    return (h, memory), h
+
+
+def mlstm(p, left, x):
+    state, memory = left
+    new, hs = np.empty_like(state), []
+    for head in range(p.wk.shape[1]):
+        q, k, v = x @ p.wq[:, head], x @ p.wk[:, head] / np.sqrt(p.wk.shape[2]), x @ p.wv[:, head]
+        i, f = (sigmoid(x @ p.gates[:, gate, head] + p.b[gate, head]) for gate in (0, 1))
+        for row in range(len(x)):
+            new[row, head] = f[row] * state[row, head] + i[row] * np.outer(k[row], v[row])
+        read = np.stack([q[row] @ new[row, head] for row in range(len(x))])
+        hs.append(sigmoid(x @ p.wo[:, head]) * norm(read, p.scale))
+    return (new, memory), np.concatenate(hs, -1)
+
+
 def gru(p, left, x):
     h, memory = left
     r, z, _ = gates(p, h, x)

@@ -26,6 +26,7 @@ from experiments import (
     language_model,
     lesion,
     nets,
+    newton,
     rotation,
     seq2seq,
     streams,
@@ -95,6 +96,21 @@ TINY = {
         hidden_size=4,
         seeds=2,
         images=8,
+    ),
+    "newton": replace(
+        newton.PRESETS["quick"], lengths=(2,), gains=(1.0,), hidden_size=2, leaks=(0.5,), steps=2, training=2, seeds=2
+    ),
+    "mixing": replace(
+        mixing.PRESETS["quick"],
+        depth=("attention",),
+        time=("LSTM",),
+        layers=2,
+        piece=16,
+        hidden_size=4,
+        steps=2,
+        batch=4,
+        images=2,
+        seeds=2,
     ),
     "lesion": replace(
         lesion.PRESETS["quick"],
@@ -185,7 +201,7 @@ def test_the_readme_says_of_the_leading_claims_what_was_published():
     )
     verdicts = {
         claim["id"]: claim["verdict"]
-        for experiment in EXPERIMENTS
+        for experiment in everything.known().values()
         if experiment.published.exists()
         for claim in json.loads(experiment.published.read_text())["claims"]
     }

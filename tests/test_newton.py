@@ -2,11 +2,13 @@
 
 import re
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from helpers import (
     CELLS,
     Example,
@@ -39,8 +41,8 @@ from lstm_rot.sparsity import structure
 
 B, H, T = 2, 3, 7
 SCHEDULES = [Newton(), DiagonalNewton(), DampedNewton()]
-DIAGONAL = Example(residual(lstm.diagonal), lstm.init_diagonal, None, memory=True)
-MINIMAL = Example(residual(minlstm.minlstm), minlstm.init, None)
+DIAGONAL = Example(residual(lstm.diagonal), lstm.init_diagonal, reference.diagonal_lstm, memory=True)
+MINIMAL = Example(residual(minlstm.minlstm), minlstm.init, reference.minlstm)
 MATRIX = residual(mlstm.mlstm)
 
 
@@ -90,6 +92,16 @@ def test_newton_is_the_plain_loop(name, axis, dtype):
     assert_close(run(name, axis, dtype, Newton()), plain_loop(name, axis, dtype), dtype)
 
 
+@pytest.mark.parametrize(
+    ("name", "oracle"),
+    [("diagonal", reference.diagonal_lstm), ("minlstm", reference.minlstm), ("mlstm", reference.mlstm)],
+)
+def test_the_branches_made_for_it_are_the_plain_loops(name, oracle):
+    cell, p, left, xs = along_time(name, "float64")
+    loop = reference.line(oracle, p, left, xs, T, tied=True)
+    assert_close(jax.jit(scan(cell, TIME))(p, left, xs), loop, "float64")
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES[1:], ids=str)
 @pytest.mark.parametrize(("name", "axis"), [("lstm", TIME), ("minlstm", TIME), ("dense", DEPTH)], ids=str)
 def test_its_variants_are_too(name, axis, schedule):
@@ -128,7 +140,7 @@ def test_derivatives_of_any_kind_are_those_of_the_solution():
         return (h**3).sum() + (ys**2).sum()
 
     x, v = jnp.asarray(normal("float64", H, seed=5)), jnp.ones(H)
-    ways = (
+    ways: tuple[Any, ...] = (
         jax.hessian,
         lambda f: jax.jit(lambda x: jax.jvp(f, (x,), (v,))),
         lambda f: jax.vmap(f, axis_size=2, in_axes=None),
@@ -172,7 +184,6 @@ def test_the_structure_that_is_read_is_that_of_the_jacobian(name):
         (lambda c, x: x, (0, 1), True),
         (lambda c, x: jax.lax.stop_gradient(c) * c, (0, 1), False),
     ],
-    ids=range(12),
 )
 def test_what_is_read_of_odd_steps(step, axes, affine):
     (group,) = structure(lambda c, x: (step(c, x), ()), jnp.ones((2, 3)), jnp.ones((2, 3)))
@@ -332,7 +343,10 @@ def test_what_a_line_costs():
         (lambda: Newton(iterations=0), "iterations=0: allow at least 1"),
         (lambda: Newton(tol=-1.0), "tol=-1.0: give a residual of at least 0"),
         (lambda: Newton(tol=float("nan")), "tol=nan"),
-        (lambda: Newton(otherwise="hope"), "otherwise='hope': choose 'raise' or 'sequential'"),
+        (
+            lambda: Newton(otherwise="hope"),  # pyright: ignore[reportArgumentType]
+            "otherwise='hope': choose 'raise' or 'sequential'",
+        ),
         (lambda: DampedNewton(damping=0.0), "damping=0.0: give a number above 0; Newton() is without"),
     ],
 )

@@ -18,7 +18,7 @@ from experiments.fit import error_rates, fit, in_parallel, per_seed, spread
 from experiments.harness import Experiment, Refused
 from experiments.mixing.drawing import draw
 from experiments.mixing.judging import judge
-from experiments.mixing.measuring import entropy, from_ones, mixing, reach, rebuilt, second_value
+from experiments.mixing.measuring import Mixing, entropy, from_ones, mixing, reach, rebuilt, second_value
 from experiments.mixing.nets import KINDS, Net, init, logits
 
 SHOWN = 32  # positions of a published matrix; of a longer line evenly spaced ones, the first and the last among them
@@ -47,8 +47,8 @@ class Config:
 
 
 PRESETS = {
-    "quick": Config(),
-    "cpu": Config(layers=20, piece=28, hidden_size=64, steps=2000, batch=64, images=32, seeds=3, data="mnist"),
+    "quick": Config(depth=("residual", "highway", "attention"), time=("LSTM 1997", "LSTM", "attention")),
+    "cpu": Config(layers=20, piece=28, hidden_size=64, steps=1000, batch=64, images=32, seeds=3, data="mnist"),
 }
 
 
@@ -79,9 +79,7 @@ def run(config: Config, progress: Progress) -> dict:
         row = {"axis": net.axis, "kind": name, "form": net.kind.form, "loss": losses[:, -50:].mean(1).tolist()}
         row["train_error"], row["test_error"] = error_rates(partial(logits, net=net), params, images)
         x = jnp.asarray(images.test_x[: config.images])
-        return row | looked_into(
-            [mixing(jax.tree.map(lambda leaf: leaf[seed], params), x, net=net) for seed in range(config.seeds)]
-        )
+        return row | looked_into([mixing(of_seed(params, seed), x, net=net) for seed in range(config.seeds)])
 
     return {"data": images.provenance, "rows": in_parallel(measure, nets, progress, "mixing")}
 
@@ -96,34 +94,40 @@ def check(config: Config, images: data.Images) -> None:
     if size % config.piece or size // config.piece < 3:
         raise Refused(f"--piece {config.piece}: give a divisor of the {size} pixels of {config.data}, up to a third")
     if config.layers < 2:
-        raise Refused(f"--layers {config.layers}: give 2 or more, so that something is mixed")
+        raise Refused(f"--layers {config.layers}: give 2 or more: the matrix of fewer has no block of rank 2")
     if config.images > len(images.test_x):
         raise Refused(f"--images {config.images}: {config.data} has {len(images.test_x)} test images")
 
 
-def looked_into(seeds: list[Any]) -> dict:
-    """The numbers of each seed's `Mixing`."""
-    row: dict[str, Any] = {"rebuilt": [], "from_ones": [], "second": [], "second_mean": [], "second_of_mean": []}
-    row |= {"reach": [], "entropy": []}
-    for found in seeds:
-        matrix = np.asarray(found.matrix)
-        seconds = second_value(matrix)
-        row["rebuilt"].append(rebuilt(found))
-        row["from_ones"].append(from_ones(matrix))
-        row["second"].append(float(seconds.max()))
-        row["second_mean"].append(float(seconds.mean()))
-        row["second_of_mean"].append(float(second_value(matrix.mean((2, 3), keepdims=True)).item()))
-        row["reach"].append(reach(matrix).tolist())
-        row["entropy"].append(entropy(matrix).tolist())
-    mean = np.asarray(seeds[0].matrix).mean((2, 3))
+def of_seed(params: Any, seed: int) -> Any:
+    """That seed's slice."""
+    return jax.tree.map(lambda leaf: leaf[seed], params)
+
+
+def looked_into(seeds: list[Mixing]) -> dict:
+    """The numbers of each seed."""
+    matrices = [np.asarray(found.matrix) for found in seeds]
+    seconds = [second_value(matrix) for matrix in matrices]
+    together = [second_value(matrix.mean((2, 3), keepdims=True)).item() for matrix in matrices]
+    mean = matrices[0].mean((2, 3))
     shown = np.unique(np.linspace(0, len(mean) - 1, min(SHOWN, len(mean))).round().astype(int))
-    triangle = [mean[l, shown[: i + 1]].tolist() for i, l in enumerate(shown)]
-    return row | {"positions": len(mean), "shown": shown.tolist(), "matrix": triangle}
+    return {
+        "rebuilt": [rebuilt(found) for found in seeds],
+        "from_ones": [from_ones(matrix) for matrix in matrices],
+        "second": [float(each.max()) for each in seconds],
+        "second_mean": [float(each.mean()) for each in seconds],
+        "second_of_mean": together,
+        "reach": [reach(matrix).tolist() for matrix in matrices],
+        "entropy": [entropy(matrix).tolist() for matrix in matrices],
+        "positions": len(mean),
+        "shown": shown.tolist(),
+        "matrix": [mean[row, shown[:count]].tolist() for count, row in enumerate(shown, start=1)],  # its lower triangle
+    }
 
 
 def table(measurements: dict) -> dict:
-    columns = ["along", "net", "mixes by", "test error, %", "largest |M - 1|", "2nd / 1st singular value, of a unit"]
-    columns += ["of the mean matrix", "reach of the last stream", "exp of its entropy", "M add - stream"]
+    columns = ["along", "net", "mixes by", "test error, %", "|M - 1|", "σ2/σ1 of a unit", "σ2/σ1 of the mean"]
+    columns += ["reach of the last", "exp(entropy)", "M add - stream"]
     rows = [
         [
             row["axis"],
@@ -150,10 +154,10 @@ EXPERIMENT = Experiment(
     run=run,
     judge=judge,
     draw=draw,
-    caption="The mixing matrix of trained nets, stream_l = sum over k of M[l, k] add_k: the mean over units and images, "
-    "of the first seed. Left: a residual net, and the LSTM of 1997, keep all. Then gates: the matrix of one unit is "
-    "1-semiseparable, the mean over units is not. Then attention over what was proposed, one cell for both axes, turned. "
-    "Right: how far a stream reaches back on average, sum_k M[l, k] (l - k) / sum_k M[l, k] (mean over seeds; bands: least "
-    "and greatest); dotted: weights all one. Position 0 along depth is the embedding.",
+    caption="The mixing matrix of trained nets, stream_l = sum over k of M[l, k] add_k: the mean over units and "
+    "images, of the first seed. From the left: nets that keep everything; gated ones, of which the matrix of one unit "
+    "is 1-semiseparable, the mean over units need not be; attention over what was proposed, one cell for both axes, "
+    "turned. Right: how far a stream reaches back on average, sum_k M[l, k] (l - k) / sum_k M[l, k] (mean over seeds; "
+    "bands: least and greatest). Along depth what is at position 0 is the embedding.",
     table=table,
 )

@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.fit import counted
 from experiments.mixing.nets import ATTENTION, GATED, ONES
@@ -74,4 +75,5 @@ def reaches(axis: Axes, rows: list[dict], name: str) -> None:
         axis.plot(at, curves.mean(0), dash, color=colour, label=row["kind"], linewidth=1.6)
         axis.fill_between(at, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
     axis.set(title=f"reach, along {name}", xlabel=f"{word} l", ylabel=f"mean distance l − k, {word}s")
-    axis.legend(fontsize=8)
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.legend(fontsize=8, loc="upper left")

@@ -1,5 +1,7 @@
 """What the mixing matrices say of their forms."""
 
+from typing import Any
+
 from experiments.fit import spread
 from experiments.harness import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Finding
 from experiments.mixing.nets import ATTENTION, GATED, ONES
@@ -26,13 +28,13 @@ def judge(measurements: dict) -> list[Finding]:
     return [
         Finding(
             "ATTNRES26",
-            f"{said(measurements)}. The first two are identities of what these nets compute; what a gate or a query "
-            "learns is not: see how far the last stream reaches",
+            f"{said(measurements)}. All ones and rank 1 follow from what these nets compute; what is learnt, and so "
+            "measured, is the reach",
             verdict,
             f"a net counts if every seed's test error is below {LEARNT:.0%} and its matrix gives its streams again, to "
             f"{ROUNDING:g} of the largest; reproduced if along both axes, in every seed, the nets of keep 1 have "
-            f"|M - 1| <= {ROUNDING:g} wherever k <= l, the gated ones, unit by unit, a second singular value of at most "
-            f"{ROUNDING:g} times the first in every block of the lower triangle, the diagonal with it, and attention "
+            f"|M - 1| <= {ROUNDING:g} wherever k <= l; the gated ones, unit by unit, a second singular value of at "
+            f"most {ROUNDING:g} times the first in every block of the lower triangle, the diagonal with it; attention "
             f"one of at least {DENSE:g} times in the block where it is largest, the mean over images; contradicted if "
             "a net that counts fails; else, where one is missing, inconclusive",
         )
@@ -51,18 +53,19 @@ def holds(row: dict) -> bool:
 
 
 def said(measurements: dict) -> str:
-    """Each net's number, form by form, and the reach of its last stream."""
+    """Each net's number of the seed that is furthest from its form, and the reach of its last stream."""
 
-    def of(form: str, name: str, digits: str) -> str:
+    def of(form: str, worst: Any, digits: str) -> str:
+        name, _ = MEASURES[form]
         rows = [row for row in measurements["rows"] if row["form"] == form]
-        return ", ".join(f"{row['kind']} along {row['axis']} {max(row[name]):{digits}}" for row in rows) or "none"
+        return ", ".join(f"{row['kind']} along {row['axis']} {worst(row[name]):{digits}}" for row in rows) or "none"
 
     far = ", ".join(
         f"{row['kind']} along {row['axis']} {spread([curve[-1] for curve in row['reach']])} of {row['positions'] - 1}"
         for row in measurements["rows"]
     )
     return (
-        f"largest |M - 1| of keep 1: {of(ONES, 'from_ones', '.1e')}; second singular value over the first, of one unit "
-        f"of gated nets: {of(GATED, 'second', '.1e')}; of attention, mean over images: "
-        f"{of(ATTENTION, 'second_mean', '.2g')}; mean reach of the last stream, in steps: {far}"
+        f"largest |M - 1| of keep 1: {of(ONES, max, '.1e')}; second singular value over the first, of one unit "
+        f"of gated nets: {of(GATED, max, '.1e')}; of attention, mean over images: "
+        f"{of(ATTENTION, min, '.2g')}; mean reach of the last stream, in steps: {far}"
     )

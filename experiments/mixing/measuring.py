@@ -64,7 +64,7 @@ def _attended(p: Params, x: Any, net: Net) -> Mixing:
     start, inputs = flows(p, x, net)
     looked = watched(net.kind.branch, lambda *seen: seen[3])
     (_, (cache, _)), (_, streams) = run(looked, AXES[net.axis], p.line, start, inputs)
-    lengths = jnp.arange(1, net.length + 1, dtype="int32") + net.deep
+    lengths = jnp.arange(1, net.length + 1, dtype="int32") + int(net.deep)
     each = (0, 0, None) if net.deep else (None, 0, 0)
     weights = jax.vmap(
         lambda p, length, below: attnres.weights(p, attnres.Cache(cache.values, length), below), in_axes=each

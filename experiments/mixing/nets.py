@@ -14,12 +14,12 @@ from lstm_rot import DEPTH, TIME, Axis, Branch, residual, scan, turn
 from lstm_rot.branches import attnres, dense, highway, lstm, minlstm, with_keep
 from lstm_rot.branches.common import layer_norm
 
-NOTHING, ONES, GATED, ATTENTION = "nothing kept", "all ones", "gates", "attention"
+NOTHING, ONES, GATED, ATTENTION = "nothing", "all ones", "gates", "softmax"
 CLASSES = 10
 
 
 class Kind(NamedTuple):
-    """A step: what mixes along its line, its branch, and init(key, input_size, hidden_size) -> weights of one cell."""
+    """A step: by what its line mixes, its branch, and init(key, input_size, hidden_size) -> weights of one cell."""
 
     form: str
     branch: Branch
@@ -102,7 +102,7 @@ def flows(p: Params, x: Float[Array, "B P P"], net: Net) -> tuple[Any, Any]:
     The memory of attention is a cache: the embedding along depth, nothing along time.
     """
     if net.deep:
-        stream, inputs = x.reshape(len(x), -1) @ p.embed, None
+        stream, inputs = x.reshape(len(x), -1) @ p.embed, None  # pyright: ignore
     else:
         stream = jnp.zeros((len(x), net.hidden_size), x.dtype)
         inputs = x.reshape(len(x), net.length, -1).swapaxes(0, 1)

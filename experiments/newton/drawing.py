@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 COLOURS = {"plain RNN": "#0072B2", "LSTM": "#D55E00", "plain net": "#0072B2", "residual net": "#009E73"}
 MARKERS = "o^sDv"
+TICKS = (0.003, 0.01, 0.03, 0.1, 0.3, 1)
 PANELS = (
     ("test_error", "test error, %"),
     ("log10_gain", "log10 gain of the gradient"),
@@ -25,6 +27,8 @@ def draw(result: dict) -> Figure:
         for panel, (name, label) in zip(row[1:], PANELS, strict=True):
             _dial(panel, rows, name)
             panel.set(xlabel="1 - mean keep at the start", ylabel=label, xscale="log", title=f"the dial along {axis}")
+            panel.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+            panel.xaxis.set_minor_locator(NullLocator())
         row[4].axhline(rows[0]["length"], color="0.5", linestyle=":", linewidth=1)
         row[0].set_title(f"untrained, along {axis}")
     axes[0, 1].legend(fontsize=8)

@@ -61,7 +61,7 @@ def layers(measurements: dict) -> Finding:
     deep = [r for r in rows if (r["kind"], r["length"]) == ("residual net", seconds["length"])]
     needed = {r["gain"]: np.mean(r["iterations"]) for r in deep}
     ratio = seconds["layer by layer"] / seconds["at once"]
-    counts = ", ".join(f"{n:.0f} at gain {gain:g}" for gain, n in needed.items())
+    counts = ", ".join(f"{n:.0f} at gain {gain:g}" for gain, n in needed.items()) or "(not counted)"
     verdict = OUT_OF_REACH
     if measurements["platform"] != "cpu":
         verdict = REPRODUCED if ratio >= SPEED else CONTRADICTED if ratio < 1 else INCONCLUSIVE

@@ -7,11 +7,12 @@ Letters: *B any batch axes, D input width, H hidden size. The product runs in th
 pointwise arithmetic and the stream in the dtype of the stream.
 """
 
-from lstm_rot.branches import attention, conv, dense, gru, highway, lstm, minlstm, mlp, mlstm, rnn
+from lstm_rot.branches import attention, attnres, conv, dense, gru, highway, lstm, minlstm, mlp, mlstm, rnn
 from lstm_rot.branches.wrappers import by_path, lesioned, probed, watched, with_keep
 
 __all__ = [
     "attention",
+    "attnres",
     "by_path",
     "conv",
     "dense",
