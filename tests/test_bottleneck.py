@@ -54,6 +54,16 @@ def test_a_layer_at_once_is_the_layer_step_by_step(name):
     assert_close(ys, plain, "float32")
 
 
+@pytest.mark.usefixtures("optimized")
+def test_a_line_at_once_waits_for_about_log_t_operations():
+    layer = LAYERS["minLSTM, at once"]
+    p = layer.init(KEY, 2)
+    for steps in (8, 32, 128):
+        xs = jnp.ones((steps, 1, 2))
+        assert depth(layer.run, p, xs) <= 4 * math.log2(steps)
+        assert depth(LAYERS["minLSTM"].run, p, xs) >= steps
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_no_layer_sees_what_comes_later(name):
     layer = LAYERS[name]

@@ -181,9 +181,15 @@ def rank_correlation(a: Any, b: Any) -> float:
 
 def table(measurements: dict) -> dict:
     rows: list[list[Any]] = []
-    for row in measurements["untrained"]:
-        told = [spread(row["exponent"]), spread(row["iterations"]), spread(row["log10_gain"])]
-        rows.append([row["axis"], f"{row['kind']}, gain {row['gain']:g}", row["length"], "-", *told, "-"])
+    untrained = measurements["untrained"]
+    lengths = sorted({row["length"] for row in untrained})
+    for kind, gain in dict.fromkeys((row["kind"], row["gain"]) for row in untrained):
+        line = {row["length"]: row for row in untrained if (row["kind"], row["gain"]) == (kind, gain)}
+        counts = ", ".join(f"{np.mean(line[length]['iterations']):.3g}" for length in lengths)
+        longest = line[lengths[-1]]
+        told = [spread(longest["exponent"]), counts, spread(longest["log10_gain"])]
+        cells = ", ".join(map(str, lengths))
+        rows.append([longest["axis"], f"{kind}, gain {gain:g}", cells, "-", *told, "-"])
     for row in measurements["dial"]:
         for when in ("start", "trained"):
             now = row[when]

@@ -43,11 +43,14 @@ def _against_exponent(panel: Any, rows: list[dict]) -> None:
         for kind in dict.fromkeys(row["kind"] for row in rows):
             these = [row for row in rows if (row["kind"], row["length"]) == (kind, length)]
             x, y = (np.concatenate([row[name] for row in these]) for name in ("exponent", "iterations"))
-            panel.plot(x, y, marker, color=COLOURS[kind], markersize=4, alpha=0.8, label=f"{kind}, {length} cells")
+            panel.plot(x, y, marker, color=COLOURS[kind], markersize=4, alpha=0.8, label=f"{kind}, {length}")
     panel.axvline(0, color="0.5", linewidth=0.8)
     panel.set(xlabel="exponent a step", ylabel="iterations", yscale="log")
+    panel.set_xscale("symlog", linthresh=0.1)
     panel.set_ylim(top=panel.get_ylim()[1] * 12)
-    panel.legend(fontsize=6.5, ncol=2, loc="upper left", columnspacing=0.8, handletextpad=0.2)
+    panel.legend(
+        fontsize=6.5, ncol=2, loc="upper left", columnspacing=0.6, handletextpad=0.1, title="cells", title_fontsize=6.5
+    )
 
 
 def _dial(panel: Any, rows: list[dict], name: str) -> None:
