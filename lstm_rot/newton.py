@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from math import ceil, log, prod
+from math import ceil, log, log2, prod
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -44,19 +44,21 @@ class Newton:
     """All cells of a line at once: values and gradients of `Sequential()`, an iteration in about log(length) steps.
 
     iterations: at most so many; None: the line's length, for each iteration mends at least one cell more from the first
-    on (states that run away to infinity are put back to the guess). tol: the residual (see `Info`) that it has
-    converged at; None: 16 units of rounding of the carry's coarsest leaf. otherwise: what becomes of a line that does
-    not converge: "raise" raises `NotConverged` when it has run (in a jitted function `jax.errors.JaxRuntimeError`,
-    which names it), its results nan; "sequential" runs it cell by cell instead (always, under `vmap` over whole lines).
+    on. tol: the residual (see `Info`) that it has converged at; None: for each of the carry's leaves 16 roundings
+    of its dtype, 2 where that has 16 bits. otherwise: what becomes of a line that does not converge: "raise" raises
+    `NotConverged` when it has run (in a jitted function `jax.errors.JaxRuntimeError`, which names it), its results and
+    gradients nan; "sequential" runs it cell by cell instead (always, under `vmap` over whole lines).
 
     What its Jacobians look like is read from the step (`lstm_rot.sparsity`): a state of D entries that all act on each
     other costs O(T D^2) memory and O(T D^3) work, for each sequence of a batch; a diagonal recurrence costs O(T D).
-    A step affine in its state (minLSTM, mLSTM) takes one iteration. Whatever the cell computes in, the Jacobians are
-    solved for in float32 or float64. The gradient is that of the solution, by one reverse affine scan; all of its
-    derivatives are.
+    A step affine in its state (minLSTM, mLSTM) takes one iteration, whatever `iterations` says. Whatever the cell
+    computes in, the Jacobians are solved for in float32 or float64; where products of float32 are rounded to fewer bits
+    (TF32), more iterations are needed, unless `jax.default_matmul_precision("highest")`. The step must have a
+    `jax.jvp`: one with a `jax.custom_vjp` in it has none. The gradient is that of the solution, by one reverse affine
+    scan; all of its derivatives are.
 
     Raises ValueError for iterations below 1, a negative tol, another `otherwise` and a carry that is not floating, and
-    TypeError for a step that changes its carry's shapes or dtypes.
+    TypeError, as `jax.lax.scan`, for a step that changes its carry's shapes or dtypes.
     """
 
     iterations: int | None = None
@@ -72,7 +74,7 @@ class Newton:
             raise ValueError(f"otherwise={self.otherwise!r}: choose 'raise' or 'sequential'")
 
     def __call__(self, step: Step, init: Any, xs: Any, length: int) -> tuple[Any, Any]:
-        if length == 0 or not jax.tree.leaves(init):
+        if not Line.worth(init, length):
             return jax.lax.scan(step, init, xs, length)
         carry, ys, info = self._run(step, init, xs, length)
         if self.otherwise == "raise":
@@ -81,19 +83,20 @@ class Newton:
         return carry, ys
 
     def _run(self, step: Step, init: Any, xs: Any, length: int) -> tuple[Any, Any, Info]:
-        line = Line.of(step, init, xs, length)
+        line = Line.of(step, init, xs, length, self.tol)
         line = line._replace(groups=[group for whole in line.groups for group in self.taken(line, whole)])
         tangents = partial(self._tangents, line)
-        found = jax.lax.custom_root(line.residual, line.guess(), partial(self._search, line), tangents, has_aux=True)
+        guess = line.guess()
+        found = jax.lax.custom_root(line.residual, guess, partial(self._search, line), tangents, has_aux=True)
         states, (done, size, converged) = jax.lax.stop_gradient(found)
         info = Info(done.astype(jnp.int32), size, converged > 0)
 
         def derived() -> tuple[Any, Any]:
-            finite = jax.tree.map(partial(jnp.where, jnp.isfinite(info.residual)), states, line.guess())
+            finite = jax.tree.map(partial(jnp.where, jnp.isfinite(info.residual)), states, guess)
             return line.read(jax.lax.custom_root(line.residual, finite, lambda residual, root: root, tangents))
 
         if self.otherwise == "sequential":
-            carry, ys = jax.lax.cond(info.converged, derived, lambda: jax.lax.scan(step, init, xs, length))
+            carry, ys = jax.lax.cond(info.converged, derived, lambda: jax.lax.scan(step, line.init, xs, length))
         else:
             carry, ys = derived()
         return carry, ys, info
@@ -114,11 +117,10 @@ class Newton:
         """What one iteration knows from the one before it, beside the states."""
         return ()
 
-    def improve(self, line: "Line", residual: Callable, states: Any, known: Any) -> tuple[Any, Any, Any]:
-        """One iteration: the residual of the given states, better states, and what the next is to know."""
-        wrong, linear = jax.linearize(residual, states)
-        better = _minus(states, line.solve(self.blocks(line, linear), wrong))
-        return wrong, line.where_finite(better), known
+    def improve(self, line: "Line", states: Any, known: Any) -> tuple[Any, Any, Any]:
+        """One iteration: s_t - step(s_{t-1}) of the given states, better states, and what the next is to know."""
+        wrong, linear, put_right = line.linearized(states)
+        return wrong, put_right(line.solve(self.blocks(line, linear), wrong)), known
 
     def refined(self, line: "Line", linear: Callable, solve: Callable, b: Any) -> Any:
         """d where linear(d) = b."""
@@ -126,26 +128,30 @@ class Newton:
 
     def _search(self, line: "Line", residual: Callable, guess: Any) -> tuple[Any, tuple[Array, Array, Array]]:
         """The states, and of what happened (iterations, residual, converged), all floating: custom_root asks for it."""
-        if all(group.affine for group in line.groups):
-            _, states, _ = Newton.improve(self, line, residual, guess, ())
-            size = _size(residual(states), states)
-            told = jnp.ones_like(size), size, jnp.isfinite(size)  # exact, up to what the scan rounds
-            return states, jax.tree.map(lambda leaf: leaf.astype(line.dtype), told)
-        tol, most = line.tol if self.tol is None else self.tol, self.most(line)
+        if line.affine:
+            _, states, _ = Newton.improve(self, line, guess, ())
+            size, excess = line.sizes(residual(states), states)
+            bound = 1 + log2(line.length)  # the scan rounds so often
+            return states, (jnp.ones_like(size), size, (excess <= bound).astype(line.dtype))
+
+        most = self.most(line)
 
         def go_on(at: tuple) -> Array:
-            _, size, done, _ = at
-            return (done == 0) | ((size > tol) & (done < most))
+            _, _, excess, done, _ = at
+            return (done == 0) | ((excess > 1) & (done < most))
 
         def body(at: tuple) -> tuple:
-            states, _, done, known = at
-            wrong, better, known = self.improve(line, residual, states, known)
-            return better, _size(wrong, states), done + 1, known
+            states, _, _, done, known = at
+            wrong, better, known = self.improve(line, states, known)
+            return better, states, line.sizes(wrong, states)[1], done + 1, known
 
-        begin = guess, jnp.zeros((), line.dtype), jnp.int32(0), self.begin(line)
-        states, _, done, _ = jax.lax.while_loop(go_on, body, begin)
-        size = _size(residual(states), states)
-        return states, (done.astype(line.dtype), size, (size <= tol).astype(line.dtype))
+        begin = guess, guess, jnp.asarray(jnp.inf, line.dtype), jnp.int32(0), self.begin(line)
+        states, before, excess_before, done, _ = jax.lax.while_loop(go_on, body, begin)
+        size, excess = line.sizes(residual(states), states)
+        worse = excess > excess_before  # where a line amplifies, the last solve does too, what was rounded
+        states = jax.tree.map(partial(jnp.where, worse), before, states)
+        size, excess = line.sizes(residual(states), states)
+        return states, (done.astype(line.dtype), size, (excess <= 1).astype(line.dtype))
 
     def _tangents(self, line: "Line", linear: Callable, b: Any) -> Any:
         """d where linear(d) = b: by an affine scan, and in the gradient by a reverse one."""
@@ -191,7 +197,7 @@ class DiagonalNewton(Newton):
         d = solve(b)
         left, size = wrong(d)
         scale = jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(b)]).max()
-        enough = line.tol / 4 * scale
+        enough = 4 * jnp.finfo(line.dtype).eps * scale
         return jax.lax.while_loop(lambda at: (at[2] > enough) & (at[3] < line.length), body, (d, left, size, 0))[0]
 
 
@@ -221,15 +227,15 @@ class DampedNewton(Newton):
     def begin(self, line: "Line") -> Array:
         return jnp.asarray(self.damping, line.dtype)
 
-    def improve(self, line: "Line", residual: Callable, states: Any, known: Any) -> tuple[Any, Any, Any]:
-        wrong, linear = jax.linearize(residual, states)
+    def improve(self, line: "Line", states: Any, known: Any) -> tuple[Any, Any, Any]:
+        wrong, linear, put_right = line.linearized(states)
 
         def correction(blocks: Array, b: Array) -> Array:
             slight = known < jnp.finfo(line.dtype).eps  # the smoother would only round
             return jax.lax.cond(slight, affine, lambda a, b: smoothed(a, b, known), blocks, b)
 
-        better = _minus(states, line.by_group(correction, self.blocks(line, linear), wrong))
-        return wrong, line.where_finite(better), known / FALL
+        d = line.by_group(correction, self.blocks(line, linear), wrong)
+        return wrong, put_right(d), known / FALL
 
 
 def newton_with_info(
@@ -243,7 +249,7 @@ def newton_with_info(
 
     Along DEPTH it rides on what flows along time: `(right, info), above`.
     """
-    if length == 0 or not jax.tree.leaves(init):
+    if not Line.worth(init, length):
         carry, ys = jax.lax.scan(step, init, xs, length)
         return carry, (ys, None)
     carry, ys, info = newton._run(step, init, xs, length)
@@ -260,45 +266,77 @@ class Line(NamedTuple):
     groups: list[Group]
     axes: dict[int, tuple[int, ...]]  # of each leaf, along which each entry depends on its own place alone
     dtype: Any  # of what is solved
+    tol: float | None
+
+    @staticmethod
+    def worth(init: Any, length: int) -> bool:
+        """Whether there are states to be looked for."""
+        return length > 0 and any(jnp.size(leaf) for leaf in jax.tree.leaves(init))
 
     @classmethod
-    def of(cls, step: Step, init: Any, xs: Any, length: int) -> "Line":
-        """Raises ValueError for a carry that is not floating, TypeError for one that changes."""
-        init = jax.tree.map(jnp.asarray, init)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(init):
+    def of(cls, step: Step, init: Any, xs: Any, length: int, tol: float | None) -> "Line":
+        """Raises ValueError for a carry that is not floating, and as `jax.lax.scan` for one that changes."""
+        carry = jax.eval_shape(partial(jax.lax.scan, step, length=length), init, xs)[0]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
                 raise ValueError(
                     f"Newton: the carry's leaf {jax.tree_util.keystr(path) or 'itself'} is {leaf.dtype}: only "
                     "floating states can be solved for; run this line by Sequential()"
                 )
-        carry = jax.tree.map(_shape, init)
+        carry = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), carry)
+        init = jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), init, carry)
         x = jax.tree.map(lambda leaf: jax.eval_shape(lambda a: a[0], leaf), xs)
-        after = jax.eval_shape(lambda carry, x: step(carry, x)[0], carry, x)
-        if jax.tree.map(_shape, after) != carry:
-            raise TypeError(f"Newton: a step hands on a carry like its own, but it makes {after} of {carry}")
-        dtype = max((leaf.dtype for leaf in jax.tree.leaves(init)), key=lambda dtype: jnp.finfo(dtype).bits)
+        dtype = max((leaf.dtype for leaf in jax.tree.leaves(carry)), key=lambda dtype: jnp.finfo(dtype).bits)
         dtype = dtype if jnp.finfo(dtype).bits > 32 else jnp.dtype("float32")
         groups = structure(step, carry, x)
         axes = {k: group.axes for group in groups for k in group.leaves}
-        return cls(step, init, xs, length, groups, axes, dtype)
+        return cls(step, init, xs, length, groups, axes, dtype, tol)
 
     @property
     def leaves(self) -> list[Any]:
         return jax.tree.leaves(self.init)
 
     @property
-    def tol(self) -> float:
-        return 16 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in self.leaves)
+    def affine(self) -> bool:
+        """Whether one iteration is exact: the step is affine in its state, and no Jacobian taken for more diagonal."""
+        return all(group.affine for group in self.groups)
 
     def guess(self) -> Any:
-        """What enters, everywhere."""
-        return jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf.astype(self.dtype), (self.length, *leaf.shape)), self.init
-        )
+        """What enters, everywhere; zeros, which are not rounded against, where one iteration is exact."""
 
-    def where_finite(self, states: Any) -> Any:
-        """The states, the guess where they are not finite."""
-        return jax.tree.map(lambda s, guess: jnp.where(jnp.isfinite(s), s, guess), states, self.guess())
+        def of(leaf: Array) -> Array:
+            leaf = jnp.zeros_like(leaf) if self.affine else leaf
+            return jnp.broadcast_to(leaf.astype(self.dtype), (self.length, *leaf.shape))
+
+        return jax.tree.map(of, self.init)
+
+    def sizes(self, wrong: Any, states: Any) -> tuple[Array, Array]:
+        """The residual as `Info` has it, and in units of the tol, each leaf's its own: 1 or less has converged."""
+        size, excess = [], []
+        leaves = zip(jax.tree.leaves(wrong), jax.tree.leaves(states), self.leaves, strict=True)
+        for w, s, leaf in leaves:
+            largest = jnp.max(jnp.abs(w) / (1 + jnp.abs(s)), initial=0.0)
+            size.append(jnp.where(jnp.isfinite(largest), largest, jnp.inf))
+            info = jnp.finfo(leaf.dtype)
+            excess.append(
+                size[-1] / (float(info.eps) * (16 if info.bits > 16 else 2) if self.tol is None else self.tol)
+            )
+        return jnp.stack(size).max(), jnp.nan_to_num(jnp.stack(excess), nan=0.0, posinf=jnp.inf).max()
+
+    def linearized(self, states: Any) -> tuple[Any, Callable, Callable]:
+        """What is wrong, s_t - f_t with f_t = step(s_{t-1}); the linear d -> d_t - J_t d_{t-1}; and d -> s - d.
+
+        The last as f - (d - wrong), so that where nothing is wrong before a cell, it becomes f to the last bit; and f,
+        where it is not finite: cells that are right stay so, whatever comes after them.
+        """
+        f, linear = jax.linearize(self.forward, states)
+        wrong = _minus(states, f)
+
+        def put_right(d: Any) -> Any:
+            better = jax.tree.map(lambda f, d, w: f - (d - w), f, d, wrong)
+            return jax.tree.map(lambda s, f: jnp.where(jnp.isfinite(s), s, f), better, f)
+
+        return wrong, lambda d: _minus(d, linear(d)), put_right
 
     def read(self, states: Any) -> tuple[Any, Any]:
         """carry, ys of the states, each step from the state before it."""
@@ -307,7 +345,11 @@ class Line(NamedTuple):
 
     def residual(self, states: Any) -> Any:
         """s_t - step(s_{t-1}, x_t)."""
-        return jax.tree.map(lambda s, f: s - f.astype(self.dtype), states, self._steps(states)[0])
+        return _minus(states, self.forward(states))
+
+    def forward(self, states: Any) -> Any:
+        """step(s_{t-1}, x_t)."""
+        return jax.tree.map(lambda f: f.astype(self.dtype), self._steps(states)[0])
 
     def _steps(self, states: Any) -> tuple[Any, Any]:
         before = jax.tree.map(
@@ -452,19 +494,13 @@ def _minus(a: Any, b: Any) -> Any:
     return jax.tree.map(jnp.subtract, a, b)
 
 
-def _size(wrong: Any, states: Any) -> Array:
-    """The residual as `Info` has it; nan and inf are inf."""
-    pairs = zip(jax.tree.leaves(wrong), jax.tree.leaves(states), strict=True)
-    largest = jnp.stack([jnp.max(jnp.abs(w) / (1 + jnp.abs(s)), initial=0.0) for w, s in pairs]).max()
-    return jnp.where(jnp.isfinite(largest), largest, jnp.inf)
-
-
-def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-
 def _or_nan(converged: Array, leaf: Array) -> Array:
-    return jnp.where(converged, leaf, jnp.nan) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    """The leaf, or nan, and so its gradient; integers stay."""
+    return leaf * jnp.where(converged, 1, jnp.nan).astype(leaf.dtype) if _inexact(leaf) else leaf
+
+
+def _inexact(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def _complain(schedule: Newton, length: int, info: Info) -> None:

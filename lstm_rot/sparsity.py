@@ -1,5 +1,5 @@
 """How a step's Jacobian is built: which of the carry's arrays depend on which, and along which of their axes each entry
-depends on itself alone. Read from the program of the step's derivative, so that nobody need declare it.
+depends on itself alone. Read from the programs of the step and of its derivative, so that nobody need declare it.
 
     structure(step, carry, x) -> groups of leaves whose Jacobians are solved for together
 
@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Literal
 
 
@@ -19,7 +20,7 @@ class Group(NamedTuple):
     """Leaves of the carry that depend on one another, and on no others.
 
     axes: along which an entry depends only on entries at its own place; all leaves have these, of one size. affine:
-    the Jacobian is the same wherever it is taken.
+    the new leaves are affine in the old.
     """
 
     leaves: tuple[int, ...]
@@ -28,16 +29,10 @@ class Group(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """What an array in the program depends on.
+    """Which of the carry's tangents an array is made of: number of a leaf -> for each axis of that leaf the axis of
+    this array that runs along with it; None: an entry may depend on all along that axis."""
 
-    tangents: number of a carry's leaf -> for each axis of that leaf the axis of this array that runs along with it;
-    None: an entry may depend on all along that axis. curved: so may the coefficients on the carry itself. carry:
-    whether it is computed from the carry and not from its tangents.
-    """
-
-    tangents: Mapping[int, tuple[int | None, ...]] = MappingProxyType({})
-    curved: bool = False
-    carry: bool = False
+    leaves: Mapping[int, tuple[int | None, ...]] = MappingProxyType({})
 
 
 def structure(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, x: Any) -> list[Group]:
@@ -47,19 +42,44 @@ def structure(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, x: Any) -
         return jax.jvp(lambda carry: step(carry, x)[0], (carry,), (dcarry,))[1]
 
     shapes = [leaf.shape for leaf in jax.tree.leaves(carry)]
-    closed = jax.make_jaxpr(tangent)(carry, carry, x)
-    of_carry = [Reach(carry=True)] * len(shapes)
-    of_tangents = [Reach({k: tuple(range(len(shape)))}) for k, shape in enumerate(shapes)]
-    rest = [Reach()] * (len(closed.jaxpr.invars) - 2 * len(shapes))
-    outs = _walk(closed.jaxpr, [*of_carry, *of_tangents, *rest])
+    program = jax.make_jaxpr(tangent)(carry, carry, x).jaxpr
+    tangents = [Reach({k: tuple(range(len(shape)))}) for k, shape in enumerate(shapes)]
+    rest = [Reach()] * (len(program.invars) - 2 * len(shapes))
+    outs = _walk(program, [Reach()] * len(shapes) + tangents + rest, Reach(), _reach)
+    straight = _affine(step, carry, x)
     groups = []
-    for leaves in _connected([set(out.tangents) for out in outs]):
-        pairs = [(outs[k].tangents[i], shapes[i], shapes[k]) for k in leaves for i in outs[k].tangents]
+    for leaves in _connected([set(out.leaves) for out in outs]):
+        pairs = [(outs[k].leaves[i], shapes[i], shapes[k]) for k in leaves for i in outs[k].leaves]
         rank = min(len(shapes[k]) for k in leaves)
         same = [a for a in range(rank) if len({shapes[k][a] for k in leaves}) == 1]
         axes = tuple(a for a in same if all(place[a] == a for place, _, _ in pairs))
-        groups.append(Group(tuple(leaves), axes, not any(outs[k].curved for k in leaves)))
+        groups.append(Group(tuple(leaves), axes, all(straight[k] for k in leaves)))
     return groups
+
+
+def _affine(step: Callable, carry: Any, x: Any) -> list[bool]:
+    """Of each leaf of the new carry, whether it is affine in the carry: by the program itself, for a derivative does
+    not show what a `stop_gradient` or a rounding adds."""
+    program = jax.make_jaxpr(lambda carry, x: step(carry, x)[0])(carry, x).jaxpr
+    count = len(jax.tree.leaves(carry))
+    degrees = _walk(program, [1] * count + [0] * (len(program.invars) - count), 0, _degree)
+    return [degree <= 1 for degree in degrees]
+
+
+def _degree(equation: Any, into: list[int]) -> list[int]:
+    """0: free of the carry, 1: affine in it, 2: any other function."""
+    name, highest = equation.primitive.name, max(into, default=0)
+    if highest == 1 and name in PRODUCTS:
+        highest = 1 if sum(into) == 1 and (name != "div" or into[0]) else 2
+    elif highest == 1 and name == "select_n":
+        highest = 1 if into[0] == 0 else 2
+    elif highest == 1 and name == "convert_element_type":
+        highest = 1 if jnp.issubdtype(equation.params["new_dtype"], jnp.floating) else 2
+    elif highest == 1 and name in ("dynamic_slice", "pad"):
+        highest = 1 if not any(into[2 if name == "pad" else 1 :]) else 2
+    elif highest == 1 and name not in LINEAR:
+        highest = 2
+    return [highest] * len(equation.outvars)
 
 
 def _connected(depends: Sequence[set[int]]) -> list[list[int]]:
@@ -72,43 +92,34 @@ def _connected(depends: Sequence[set[int]]) -> list[list[int]]:
     return [[k for k, each in enumerate(group) if each == name] for name in sorted(set(group), key=group.index)]
 
 
-def _walk(jaxpr: Any, given: Sequence[Reach]) -> list[Reach]:
-    """What the results depend on, by what the arguments do."""
+def _walk(jaxpr: Any, given: Sequence[Any], nothing: Any, rule: Callable[[Any, list], list]) -> list:
+    """What is known of the results, by what is of the arguments; `nothing` of constants."""
     known = dict(zip(jaxpr.invars, given, strict=True))
-
-    def of(var: Any) -> Reach:
-        return Reach() if isinstance(var, Literal) else known.get(var, Reach())
-
     for equation in jaxpr.eqns:
-        into = [of(var) for var in equation.invars]
-        known |= zip(equation.outvars, _reach(equation, into), strict=True)
-    return [of(var) for var in jaxpr.outvars]
+        into = [nothing if isinstance(var, Literal) else known.get(var, nothing) for var in equation.invars]
+        inside = equation.params.get(INSIDE.get(equation.primitive.name, ""))
+        inside = getattr(inside, "jaxpr", inside)
+        if inside is not None and len(inside.invars) == len(into):
+            outs = _walk(inside, into, nothing, rule)
+        else:
+            outs = rule(equation, into)
+        known |= zip(equation.outvars, outs, strict=True)
+    return [nothing if isinstance(var, Literal) else known.get(var, nothing) for var in jaxpr.outvars]
 
 
 def _reach(equation: Any, into: list[Reach]) -> list[Reach]:
-    name, outs = equation.primitive.name, equation.outvars
-    moving = [(reach, var.aval.shape) for reach, var in zip(into, equation.invars, strict=True) if reach.tangents]
-    from_carry = any(reach.carry for reach in into)
-    if not moving:
-        return [Reach(carry=from_carry)] * len(outs)
-    inside = equation.params.get(INSIDE.get(name, ""))
-    if inside is not None:
-        jaxpr = getattr(inside, "jaxpr", inside)
-        if len(jaxpr.invars) == len(into):
-            return _walk(jaxpr, into)
-    if name == "optimization_barrier":
+    if equation.primitive.name == "optimization_barrier":
         return into
-    curved = from_carry or any(reach.curved for reach, _ in moving)
     reached = []
-    for out in outs:
-        tangents: dict[int, tuple[int | None, ...]] = {}
+    for out in equation.outvars:
+        leaves: dict[int, tuple[int | None, ...]] = {}
         for k, (reach, var) in enumerate(zip(into, equation.invars, strict=True)):
-            for leaf, places in reach.tangents.items():
+            for leaf, places in reach.leaves.items():
                 lands = _lands(equation, k, var.aval.shape, out.aval.shape)
                 moved = tuple(None if place is None else lands.get(place) for place in places)
-                before = tangents.get(leaf, moved)
-                tangents[leaf] = tuple(a if a == b else None for a, b in zip(before, moved, strict=True))
-        reached.append(Reach(tangents, curved))
+                before = leaves.get(leaf, moved)
+                leaves[leaf] = tuple(a if a == b else None for a, b in zip(before, moved, strict=True))
+        reached.append(Reach(leaves))
     return reached
 
 
@@ -128,8 +139,10 @@ def _lands(equation: Any, operand: int, shape: tuple[int, ...], out: tuple[int, 
         lands = _without(every, params["axes"])
     elif name == "reshape":
         lands = _alike(shape, out)
-    elif name in ("slice", "pad", "dynamic_slice"):
-        lands = every
+    elif name in ("slice", "dynamic_slice"):
+        lands = every  # an axis of which a part is taken has another size
+    elif name == "pad":
+        lands = {axis: axis for axis in every if params["padding_config"][axis] == (0, 0, 0)}
     elif name in ("split", "cumsum"):
         lands = {axis: axis for axis in every if axis != params["axis"]}
     elif name == "concatenate":
@@ -157,6 +170,17 @@ INSIDE = {
     "custom_vjp_call": "call_jaxpr",
 }
 POINTWISE = {"mul", "div", "neg", "add", "add_any", "sub", "convert_element_type", "select_n", "copy", "copy_p", "name"}
+PRODUCTS = {"mul", "div", "dot_general", "conv_general_dilated"}
+LINEAR = {"neg", "add", "add_any", "sub", "copy", "copy_p", "name", "broadcast_in_dim", "transpose", "squeeze"} | {
+    "reduce_sum",
+    "reshape",
+    "slice",
+    "split",
+    "cumsum",
+    "concatenate",
+    "rev",
+    "optimization_barrier",
+}
 
 
 def _without(axes: dict[int, int], gone: Sequence[int]) -> dict[int, int]:

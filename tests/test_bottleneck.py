@@ -80,7 +80,8 @@ def test_calls_are_timed_in_turn():
 
 
 def row(layer, steps, depth=1, seconds=1.0, flops=1.0, width=16):
-    return {"layer": layer, "steps": steps, "width": width, "depth": depth, "seconds": seconds, "flops": flops}
+    where = {"layer": layer, "steps": steps, "width": width, "batch": 1}
+    return where | {"depth": depth, "seconds": seconds, "flops": flops}
 
 
 def measured(rows, platform="cpu"):
@@ -210,7 +211,14 @@ def test_the_dial_sets_the_mean_keep_along_both_axes(axis):
 def growing(below, above):
     """Iterations at 16 and at 256 cells of one line with an exponent below 0, and of one above."""
     rows = [
-        {"kind": "plain RNN", "gain": gain, "length": length, "exponent": [exponent], "iterations": [n]}
+        {
+            "kind": "plain RNN",
+            "gain": gain,
+            "length": length,
+            "exponent": [exponent],
+            "iterations": [n],
+            "converged": [1],
+        }
         for gain, exponent, each in ((0.5, -0.3, below), (3.0, 0.3, above))
         for length, n in zip((16, 256), each, strict=True)
     ]

@@ -12,7 +12,7 @@ from experiments import recall
 from experiments.harness import Refused
 from experiments.recall import kinds
 from experiments.recall.tasks import Copying, Recall, unbound
-from experiments.recall.training import Training, errors_at
+from experiments.recall.training import Training, errors_at, fresh
 
 pytestmark = pytest.mark.usefixtures("settings_of_a_user")
 RECALL, COPYING = TASKS = Recall(pairs=3, symbols=5), Copying(length=4, symbols=5)
@@ -81,7 +81,7 @@ def test_who_knows_what_was_there_but_not_where_is_wrong_as_often_as_counting_sa
 
 @every_net
 def test_all_have_the_parameters_asked_for_and_an_untrained_one_is_at_chance(net):
-    params = kinds.init(jax.random.key(0), net)
+    params = fresh(jax.random.key(0), net)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == kinds.parameters(net)
     assert abs(kinds.parameters(net) / 2_000 - 1) <= 0.05
     answer = jax.jit(kinds.logits, static_argnums=1)
@@ -91,7 +91,7 @@ def test_all_have_the_parameters_asked_for_and_an_untrained_one_is_at_chance(net
 
 @every_net
 def test_no_output_depends_on_what_comes_later(net):
-    params, symbols = kinds.init(jax.random.key(0), net), drawn(RECALL, [9, 9]).symbols
+    params, symbols = fresh(jax.random.key(0), net), drawn(RECALL, [9, 9]).symbols
     read = jax.jit(kinds.outputs, static_argnums=1)
     before, after = read(params, net, symbols), read(params, net, np.concatenate([symbols[:7], 13 - symbols[7:]]))
     np.testing.assert_array_equal(before[:7], after[:7])

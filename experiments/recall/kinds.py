@@ -1,8 +1,8 @@
 """The nets that are compared: alike but for the step that mixes positions, and with as many parameters each.
 
-    layer = chain(turn(residual(mix)), turn(residual(mlp)))      scanned along DEPTH
-    mix:  x' = x + line(norm(x)) W_o                             the line an LSTM, mLSTM or minLSTM along TIME
-          x' = x + attention(norm(x))                            causal, over sinusoids that are added to the input
+layer = chain(turn(residual(mix)), turn(residual(mlp)))      scanned along DEPTH
+mix:  x' = x + line(norm(x)) W_o                             the line an LSTM, mLSTM or minLSTM along TIME
+      x' = x + attention(norm(x))                            causal, over sinusoids that are added to the input
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from experiments.recall.tasks import Sequences
-from lstm_rot import DEPTH, TIME, Branch, Schedule, Sequential, chain, residual, scan, turn
+from lstm_rot import DEPTH, TIME, Branch, chain, residual, scan, turn
 from lstm_rot.branches import attention, lstm, minlstm, mlp, mlstm
 from lstm_rot.branches.common import layer_norm
 from lstm_rot.models import transformer
@@ -44,13 +44,11 @@ class Kind:
     counts: bool = False  # whether the position is added to the input
 
 
-def along_time(
-    branch: Branch, init: Callable[[Any, int], Any], state: Callable[[Any, int], Any], schedule: Schedule = Sequential()
-) -> Kind:
+def along_time(branch: Branch, init: Callable[[Any, int], Any], state: Callable[[Any, int], Any]) -> Kind:
     """A line along TIME in a step along DEPTH: x' = x + line(norm(x)) W_o. init and state: of the line's cell."""
 
     def mix(p: Line, stream: Float[Array, "T B H"], memory: Any, below: Any) -> tuple[Any, Any, Any]:
-        line = scan(residual(branch), TIME, schedule=schedule)
+        line = scan(residual(branch), TIME)
         _, hs = line(p.cell, state(p.cell, stream.shape[1]), layer_norm(stream, p.scale))
         return 1, hs @ p.wo, lambda stream: (memory, below)
 

@@ -1,10 +1,11 @@
 """Two tasks that ask for what stood a chosen number of symbols ago, generated; no two sequences need be alike.
 
-    associative recall    k1 v1 k2 v2 ... noise ... k       the value that stood behind this key
-    copying               s1 s2 ... blank ... go go ...     the string, a symbol at each go
+associative recall    k1 v1 k2 v2 ... noise ... k       the value that stood behind this key
+copying               s1 s2 ... blank ... go go ...     the string, a symbol at each go
 """
 
 from dataclasses import dataclass
+from math import factorial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ class Sequences(NamedTuple):
 
 @dataclass(frozen=True)
 class Recall:
-    """Associative recall. Keys are the symbols from 0, all of a sequence's distinct; values the next as many; then noise.
+    """Associative recall. Keys are the symbols from 0, a sequence's all distinct; values the next as many; then noise.
 
     The distance is that from the key asked for to where it is asked for, in symbols.
     """
@@ -62,7 +63,7 @@ class Recall:
 
 @dataclass(frozen=True)
 class Copying:
-    """Copying a string of `length` symbols (Hochreiter & Schmidhuber 1997's long lags; Graves et al. 2014, section 4.1).
+    """Copying a string of `length` symbols (as in Graves et al. 2014, section 4.1, with a gap).
 
     The distance is the number of blanks between the string and the first go.
     """
@@ -97,3 +98,17 @@ class Copying:
 
 
 Task = Recall | Copying
+
+
+def unbound(count: int, symbols: int) -> float:
+    """The share of wrong answers, 0..1, of one who knows which symbols stood at `count` places, but not where each.
+
+    The most frequent is the best answer: 1 - E[max] / count of as many fair draws of `symbols`, where the draws with
+    max <= m are counted by count! [x^count] (sum over j <= m of x^j / j!)^symbols.
+    """
+
+    def at_most(most: int) -> float:
+        series = np.poly1d([1 / factorial(j) for j in range(most, -1, -1)]) ** symbols
+        return float(series[count]) * factorial(count) / symbols**count
+
+    return 1 - sum(1 - at_most(most) for most in range(count)) / count

@@ -1,10 +1,11 @@
 """Training on sequences that are always new, and the errors at chosen distances."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -16,6 +17,9 @@ from experiments.recall.tasks import Sequences, Task
 CHUNK = 50  # steps a call
 PIECE = 50  # sequences read at once when errors are measured
 TEST = 2**31  # seed of the sequences by which errors are measured: of no training
+
+# Runs once, so that compiling is all its time: without optimising it takes a fifth.
+fresh = jax.jit(kinds.init, static_argnums=1, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def share_wrong(scores: jax.Array, given: Sequences) -> jax.Array:
@@ -42,7 +46,7 @@ class Training:
 
         Distances are uniform from the task's least to `trained`; weights and sequences are the seed's, at every rate.
         """
-        params = jax.jit(partial(kinds.init, net=self.net))(jax.random.key(seed))
+        params = fresh(jax.random.key(seed), self.net)
         state, rng, errors = (params, self.optimizer.init(params)), np.random.default_rng(seed), []
         for _ in range(self.steps // CHUNK):
             if fit.INTERRUPTED.is_set():
@@ -65,7 +69,7 @@ class Training:
     def _step(self, rate: jax.Array, state: Any, given: Sequences) -> tuple[Any, jax.Array]:
         def loss(p: Params) -> tuple[jax.Array, jax.Array]:
             scores = kinds.logits(p, self.net, given)
-            return fit.cross_entropy(scores, given.answers), share_wrong(scores, given)
+            return fit.cross_entropy(scores, jnp.asarray(given.answers)), share_wrong(scores, given)
 
         params, moments = state
         grads, error = jax.grad(loss, has_aux=True)(params)
@@ -74,18 +78,22 @@ class Training:
         return (optax.apply_updates(params, updates), moments), error
 
 
-def errors_at(
-    task: Task, answer: Callable[[Sequences], jax.Array], distances: Sequence[int], sequences: int
-) -> list[float]:
-    """The share of wrong answers at each distance, 0..1; answer: the logits [Q, B, A] of sequences all of one length.
-
-    The sequences, `sequences` at a distance, are the same for every net.
-    """
-    steps, errors = task.steps(max(distances)), []
+def held_out(task: Task, distances: Sequence[int], count: int) -> Iterator[list[Sequences]]:
+    """Of each distance at least `count` sequences, `PIECE` at once, all of one length: the same for every net."""
+    steps = task.steps(max(distances))
     for distance in distances:
-        rng, wrong = np.random.default_rng((TEST, distance)), []
-        for _ in range(-(-sequences // PIECE)):
-            given = task.draw(rng, np.full(PIECE, distance), steps)
-            wrong.append(share_wrong(answer(given), given))
-        errors.append(float(np.mean(wrong)))
-    return errors
+        rng = np.random.default_rng((TEST, distance))
+        yield [task.draw(rng, np.full(PIECE, distance), steps) for _ in range(-(-count // PIECE))]
+
+
+def errors_at(
+    task: Task, answer: Callable[[Sequences], jax.Array], distances: Sequence[int], count: int
+) -> list[float]:
+    """The share of wrong answers at each distance, 0..1; answer: the logits [Q, B, A] of sequences, all of one length.
+
+    count: sequences by which each is measured.
+    """
+    return [
+        float(np.mean([share_wrong(answer(given), given) for given in each]))
+        for each in held_out(task, distances, count)
+    ]

@@ -238,9 +238,11 @@ def init_1997(key: PRNGKeyArray, input_size: int | None, hidden_size: int, dtype
 
 def init_diagonal(key: PRNGKeyArray, input_size: int | None, hidden_size: int, dtype: Any = "float32") -> Params:
     """As `init`, for `diagonal`: w_h uniform within 1, peepholes zero, the coupled gate begun as a forget bias of 1."""
-    p = init(key, input_size, hidden_size, dtype, gates=COUPLED, peepholes=True)
-    wh = jax.random.uniform(jax.random.fold_in(key, 2), p.b.shape, dtype, -1, 1)
-    return p._replace(wh=wh, b=p.b.at[COUPLED.order.index("i")].add(-1.0))
+    key_x, key_h = jax.random.split(key)
+    lecun = jax.nn.initializers.lecun_normal(in_axis=0, out_axis=-1, batch_axis=1)
+    wx = None if input_size is None else lecun(key_x, (input_size, 3, hidden_size), dtype)
+    b = jnp.zeros((3, hidden_size), dtype).at[COUPLED.order.index("i")].add(-1.0)
+    return Params(wx, jax.random.uniform(key_h, b.shape, dtype, -1, 1), b, jnp.zeros((2, hidden_size), dtype))
 
 
 def gate_weights(

@@ -119,8 +119,8 @@ class Program:
     def depth(self, unknown: int | None = None) -> int:
         """How many operations must run one after another: the longest chain, loops counted in full.
 
-        A fusion is one operation, a loop its body's chain times its trips, `unknown` where these are not known.
-        Raises ValueError for such a loop where `unknown` is None.
+        A fusion is one operation, a loop the chains of its body and condition times its trips, `unknown` where these
+        are not known. Raises ValueError for such a loop where `unknown` is None.
         """
         done: dict[str, int] = {}
 
@@ -140,7 +140,7 @@ class Program:
                 trips = self.trips(computation, instruction)
                 if trips is None and unknown is None:
                     raise ValueError(f"{instruction.name}: its trips are not known; say how many there were")
-                return (unknown if trips is None else trips) * max(map(chain, instruction.called))  # pyright: ignore
+                return (unknown if trips is None else trips) * sum(map(chain, instruction.called))  # pyright: ignore
             if instruction.opcode in ("call", "conditional"):
                 return max(map(chain, instruction.called))
             return 1
