@@ -25,8 +25,10 @@ from experiments import (
     harness,
     language_model,
     lesion,
+    mixing,
     nets,
     newton,
+    recall,
     rotation,
     seq2seq,
     streams,
@@ -110,6 +112,17 @@ TINY = {
         steps=2,
         batch=4,
         images=2,
+        seeds=2,
+    ),
+    "recall": replace(
+        recall.PRESETS["quick"],
+        kinds=("minlstm",),
+        parameters=1000,
+        layers=1,
+        distances=(8, 16),
+        steps=50,
+        batch=2,
+        sequences=50,
         seeds=2,
     ),
     "lesion": replace(
@@ -530,7 +543,7 @@ def test_the_page_passes_over_what_it_cannot_read(tmp_path):
 def test_list_names_every_experiment_and_runs_none(capsys, tmp_path):
     everything.main(["--list", "--results", str(tmp_path / "new")])
     out = capsys.readouterr().out
-    assert all(experiment.name in out and experiment.claims[0] in out for experiment in EXPERIMENTS)
+    assert all(name in out for experiment in EXPERIMENTS for name in (experiment.name, *experiment.claims))
     assert not (tmp_path / "new").exists()
 
 
