@@ -326,15 +326,22 @@ class Line(NamedTuple):
     def linearized(self, states: Any) -> tuple[Any, Callable, Callable]:
         """What is wrong, s_t - f_t with f_t = step(s_{t-1}); the linear d -> d_t - J_t d_{t-1}; and d -> s - d.
 
-        The last as f - (d - wrong), so that where nothing is wrong before a cell, it becomes f to the last bit; and f,
-        where it is not finite: cells that are right stay so, whatever comes after them.
+        The last as f - (d - wrong), so that where nothing is wrong before a cell, it becomes f to the last bit,
+        whatever comes after. Where that is not finite, it is f if nothing is wrong before, and else begins anew.
         """
         f, linear = jax.linearize(self.forward, states)
         wrong = _minus(states, f)
 
         def put_right(d: Any) -> Any:
-            better = jax.tree.map(lambda f, d, w: f - (d - w), f, d, wrong)
-            return jax.tree.map(lambda s, f: jnp.where(jnp.isfinite(s), s, f), better, f)
+            here = sum((w != 0).any(tuple(range(1, w.ndim))).astype(jnp.int32) for w in jax.tree.leaves(wrong))
+            before = jnp.cumsum(here) - here > 0
+
+            def of(f: Array, d: Array, wrong: Array, guess: Array) -> Array:
+                better = f - (d - wrong)
+                anew = jnp.where(before.reshape(-1, *(1,) * (f.ndim - 1)), guess, f)
+                return jnp.where(jnp.isfinite(better), better, anew)
+
+            return jax.tree.map(of, f, d, wrong, self.guess())
 
         return wrong, lambda d: _minus(d, linear(d)), put_right
 
