@@ -28,7 +28,7 @@ PANELS = (
 def draw(result: dict) -> Figure:
     measurements = result["measurements"]
     widths = sorted({row["width"] for row in measurements["rows"]} - {1})
-    figure, axes = plt.subplots(len(widths), 4, figsize=(13, 3.2 * len(widths) + 0.7), squeeze=False)
+    figure, axes = plt.subplots(len(widths), 4, figsize=(10.4, 2.5 * len(widths) + 0.7), squeeze=False)
     for row, width in zip(axes, widths, strict=True):
         for axis, (name, label, unit) in zip(row, PANELS, strict=False):
             for layer in LAYERS:
@@ -44,7 +44,7 @@ def draw(result: dict) -> Figure:
         handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
     names = [name for name in LAYERS if name in handles]
     figure.tight_layout(rect=(0, 0.6 / figure.get_size_inches()[1], 1, 1))
-    figure.legend([handles[name] for name in names], names, loc="lower center", ncol=7, fontsize=8)
+    figure.legend([handles[name] for name in names], names, loc="lower center", ncol=7, fontsize=7)
     return figure
 
 
@@ -73,7 +73,7 @@ def _line(axis: Any, layer: str, steps: list[int], values: list[float]) -> None:
 
 def _logarithmic(axis: Any, steps: list[int]) -> None:
     axis.set(xscale="log", yscale="log", xlabel="positions T")
-    axis.set_xticks(steps, [f"{at:,}" for at in steps])
+    axis.set_xticks(steps, [f"{at:,}" for at in steps], fontsize=7.5)
     axis.xaxis.set_minor_locator(NullLocator())
     low, high = axis.get_ylim()
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 50 * low else (1.0, 2.0, 5.0)))
