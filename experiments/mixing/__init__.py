@@ -42,7 +42,7 @@ class Config:
     learning_rate: float = 3e-3
     images: int = 16
     """test images, the first ones, on which the matrices are measured"""
-    seeds: int = 2
+    seeds: int = 1
     data: str = "digits"
 
 

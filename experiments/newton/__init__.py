@@ -46,7 +46,7 @@ class Config:
     images: int = 32
     """a training step"""
     learning_rate: float = 1e-2
-    seeds: int = 2
+    seeds: int = 1
 
 
 PRESETS = {

@@ -47,6 +47,9 @@ def _against_exponent(panel: Any, rows: list[dict]) -> None:
     panel.axvline(0, color="0.5", linewidth=0.8)
     panel.set(xlabel="exponent a step", ylabel="iterations", yscale="log")
     panel.set_xscale("symlog", linthresh=0.1)
+    if not rows:
+        panel.text(0.5, 0.5, "not run", ha="center", transform=panel.transAxes)
+        return
     panel.set_ylim(top=panel.get_ylim()[1] * 12)
     panel.legend(
         fontsize=6.5, ncol=2, loc="upper left", columnspacing=0.6, handletextpad=0.1, title="cells", title_fontsize=6.5
