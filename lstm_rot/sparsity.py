@@ -135,8 +135,12 @@ def _lands(equation: Any, operand: int, shape: tuple[int, ...], out: tuple[int, 
         lands = {axis: place for place, axis in enumerate(params["permutation"])}
     elif name == "squeeze":
         lands = _without(every, params["dimensions"])
-    elif name in ("reduce_sum", "argmax", "argmin"):
+    elif name == "reduce_sum":
         lands = _without(every, params["axes"])
+    elif name == "unstack":
+        lands = _without(every, [params["axis"]])
+    elif name == "stack":
+        lands = {axis: axis + (axis >= params["axis"]) for axis in every}
     elif name == "reshape":
         lands = _alike(shape, out)
     elif name in ("slice", "dynamic_slice"):
