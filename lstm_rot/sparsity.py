@@ -175,15 +175,9 @@ INSIDE = {
 }
 POINTWISE = {"mul", "div", "neg", "add", "add_any", "sub", "convert_element_type", "select_n", "copy", "copy_p", "name"}
 PRODUCTS = {"mul", "div", "dot_general", "conv_general_dilated"}
-LINEAR = {"neg", "add", "add_any", "sub", "copy", "copy_p", "name", "broadcast_in_dim", "transpose", "squeeze"} | {
-    "reduce_sum",
-    "reshape",
-    "slice",
-    "split",
-    "cumsum",
-    "concatenate",
-    "rev",
-    "optimization_barrier",
+LINEAR = POINTWISE - {"mul", "div", "select_n", "convert_element_type"} | {
+    *("broadcast_in_dim", "transpose", "squeeze", "reshape", "slice", "rev", "optimization_barrier"),
+    *("concatenate", "split", "stack", "unstack", "reduce_sum", "cumsum"),
 }
 
 
