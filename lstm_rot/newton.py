@@ -137,20 +137,19 @@ class Newton:
         most = self.most(line)
 
         def go_on(at: tuple) -> Array:
-            _, _, excess, done, _ = at
+            _, (_, (_, excess)), done, _ = at
             return (done == 0) | ((excess > 1) & (done < most))
 
         def body(at: tuple) -> tuple:
-            states, _, _, done, known = at
+            states, _, done, known = at
             wrong, better, known = self.improve(line, states, known)
-            return better, states, line.sizes(wrong, states)[1], done + 1, known
+            return better, (states, line.sizes(wrong, states)), done + 1, known
 
-        begin = guess, guess, jnp.asarray(jnp.inf, line.dtype), jnp.int32(0), self.begin(line)
-        states, before, excess_before, done, _ = jax.lax.while_loop(go_on, body, begin)
-        size, excess = line.sizes(residual(states), states)
-        worse = excess > excess_before  # where a line amplifies, the last solve does too, what was rounded
-        states = jax.tree.map(partial(jnp.where, worse), before, states)
-        size, excess = line.sizes(residual(states), states)
+        nothing = guess, (jnp.asarray(jnp.inf, line.dtype),) * 2
+        states, before, done, _ = jax.lax.while_loop(go_on, body, (guess, nothing, jnp.int32(0), self.begin(line)))
+        now = states, line.sizes(residual(states), states)
+        worse = now[1][1] > before[1][1]  # where a line amplifies, the last solve does too, what was rounded
+        states, (size, excess) = jax.tree.map(partial(jnp.where, worse), before, now)
         return states, (done.astype(line.dtype), size, (excess <= 1).astype(line.dtype))
 
     def _tangents(self, line: "Line", linear: Callable, b: Any) -> Any:

@@ -163,17 +163,8 @@ def _lands(equation: Any, operand: int, shape: tuple[int, ...], out: tuple[int, 
     return {axis: place for axis, place in lands.items() if shape[axis] == out[place]}
 
 
-INSIDE = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
-POINTWISE = {"mul", "div", "neg", "add", "add_any", "sub", "convert_element_type", "select_n", "copy", "copy_p", "name"}
+INSIDE = {"jit": "jaxpr", "remat2": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
+POINTWISE = {"mul", "div", "neg", "add", "add_any", "sub", "convert_element_type", "select_n", "copy", "name"}
 PRODUCTS = {"mul", "div", "dot_general", "conv_general_dilated"}
 LINEAR = POINTWISE - {"mul", "div", "select_n", "convert_element_type"} | {
     *("broadcast_in_dim", "transpose", "squeeze", "reshape", "slice", "rev", "optimization_barrier"),

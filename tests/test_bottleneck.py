@@ -14,6 +14,7 @@ from rich.progress import Progress
 from experiments import bottleneck, harness, newton
 from experiments.bottleneck import judging, measuring
 from experiments.bottleneck.layers import LAYERS
+from experiments.mixing import nets
 from experiments.newton import lines
 from experiments.newton.judging import predictable
 from lstm_rot import Sequential
@@ -197,12 +198,11 @@ def test_the_exponent_is_that_of_a_linear_line():
 
 @pytest.mark.parametrize("axis", lines.DIAL)
 def test_the_dial_sets_the_mean_keep_along_both_axes(axis):
-    kind = lines.DIAL[axis]
-    made = lines.reader(KEY, kind, 64, 8, 4, math.log(1 / 0.05 - 1))
-    made = made._replace(cell=made.cell._replace(wx=0 * made.cell.wx) if axis == "time" else made.cell)
-    made = made._replace(cell=made.cell._replace(wh=0 * made.cell.wh))  # the gates' biases alone
-    images = jax.random.uniform(KEY, (2, 8, 8))
-    told = lines.measured(kind, made.cell, lines.entering(kind, made, images, 8))
+    net = nets.Net(axis, lines.DIAL[axis], 8, 8, 4)
+    made = lines.opened(KEY, net, 0.05)
+    gates = {"wh": 0 * made.line.wh} | ({"wx": 0 * made.line.wx} if axis == "time" else {})
+    line = made.line._replace(**gates)  # the gates' biases alone
+    told = lines.measured(net.kind, axis, line, *nets.flows(made, jax.random.uniform(KEY, (2, 8, 8)), net))
     np.testing.assert_allclose(told["keep"], 0.95, atol=1e-5)
     np.testing.assert_allclose(told["log10_gain"], 8 * math.log10(0.95), atol=1e-4)
     np.testing.assert_allclose(told["exponent"], math.log(0.95), atol=1e-4)

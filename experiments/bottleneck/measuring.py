@@ -47,9 +47,8 @@ def _row(name: str, steps: int, width: int, batch: int) -> tuple[dict, Callable]
     (_, iterations), _ = jax.block_until_ready(step(*args))
     told = None if iterations is None else int(iterations)
     forward = jax.jit(LAYERS[name].run).lower(*args).compile()
-    work = (
-        float(flops(LAYERS[name].run, *args)) if iterations is None else float("nan")
-    )  # an iteration's is not its own
+    told_by_trace = iterations is None  # an iteration of Newton's traces the step several times
+    work = float(flops(LAYERS[name].run, *args)) if told_by_trace else float("nan")
     return {
         "layer": name,
         "steps": steps,

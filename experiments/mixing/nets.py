@@ -10,20 +10,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lstm_rot import DEPTH, TIME, Axis, Branch, residual, scan, turn
+from lstm_rot import DEPTH, TIME, Axis, Branch, Schedule, residual, scan, turn
 from lstm_rot.branches import attnres, dense, highway, lstm, minlstm, with_keep
 from lstm_rot.branches.common import layer_norm
+from lstm_rot.schedules import Sequential
 
 NOTHING, ONES, GATED, ATTENTION = "nothing", "all ones", "gates", "softmax"
 CLASSES = 10
 
 
 class Kind(NamedTuple):
-    """A step: by what its line mixes, its branch, and init(key, input_size, hidden_size) -> weights of one cell."""
+    """A step: by what its line mixes, its branch, init(key, input_size, hidden_size) -> weights of one cell, and
+    whether it has a memory like its stream."""
 
     form: str
     branch: Branch
     init: Any
+    memory: bool = False
 
 
 def init_attending(key: jax.Array, input_size: int | None, hidden_size: int) -> attnres.Params:
@@ -40,8 +43,8 @@ KINDS = {
         "attention": ATTENDING,
     },
     "time": {
-        "LSTM 1997": Kind(ONES, lstm.lstm_1997, lstm.init_1997),
-        "LSTM": Kind(GATED, lstm.lstm, lstm.init),
+        "LSTM 1997": Kind(ONES, lstm.lstm_1997, lstm.init_1997, memory=True),
+        "LSTM": Kind(GATED, lstm.lstm, lstm.init, memory=True),
         "minLSTM": Kind(GATED, minlstm.minlstm, minlstm.init),
         "attention": ATTENDING,
     },
@@ -107,14 +110,16 @@ def flows(p: Params, x: Float[Array, "B P P"], net: Net) -> tuple[Any, Any]:
         stream = jnp.zeros((len(x), net.hidden_size), x.dtype)
         inputs = x.reshape(len(x), net.length, -1).swapaxes(0, 1)
     if net.kind.form != ATTENTION:
-        return (stream, jnp.zeros_like(stream)), inputs  # branches without a memory hand it on
+        return (stream, jnp.zeros_like(stream) if net.kind.memory else ()), inputs
     cache = attnres.empty(net.length + net.deep, stream)
     return (stream, (attnres.append(cache, stream) if net.deep else cache, ())), inputs
 
 
-def run(branch: Branch, axis: Axis, p: Any, start: Any, inputs: Any) -> tuple[Any, Any]:
+def run(
+    branch: Branch, axis: Axis, p: Any, start: Any, inputs: Any, schedule: Schedule = Sequential()
+) -> tuple[Any, Any]:
     """A line of cells along the axis: the last (stream, memory), and what each cell handed on."""
     if axis.flow == "left":
-        return scan(residual(branch), axis)(p, start, inputs)
-    handed, end = scan(turn(residual(branch)), axis)(p, inputs, start)
+        return scan(residual(branch), axis, schedule=schedule)(p, start, inputs)
+    handed, end = scan(turn(residual(branch)), axis, schedule=schedule)(p, inputs, start)
     return end, handed

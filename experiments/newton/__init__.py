@@ -4,7 +4,7 @@ What a line along time or along depth costs to be solved at once, where its Lyap
 one dial's two prices: turned until a net can be trained, what is it to be solved in parallel?
 """
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,12 +16,15 @@ from rich.progress import Progress
 from scipy.stats import rankdata
 
 from experiments import data
+from experiments.bottleneck.measuring import in_turn
 from experiments.fit import error_rates, fit, spread
 from experiments.harness import Experiment, Refused, hardware
+from experiments.mixing import nets
+from experiments.mixing.nets import Net
 from experiments.newton import lines
 from experiments.newton.drawing import draw
 from experiments.newton.judging import judge
-from lstm_rot import Newton, Sequential
+from lstm_rot import Newton, Schedule, Sequential
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,12 @@ def run(config: Config, progress: Progress) -> dict:
 
 def untrained(config: Config, name: str, length: int) -> list[dict]:
     """Of every gain, its seeds in lists."""
-    kind, rows = lines.UNTRAINED[name], []
+    (axis, kind), rows = lines.UNTRAINED[name], []
     for gain in config.gains:
-        row: dict[str, Any] = {"kind": name, "axis": kind.axis, "length": length, "gain": gain}
+        row: dict[str, Any] = {"kind": name, "axis": axis, "length": length, "gain": gain}
         for seed in range(config.seeds):
-            p, entering = lines.untrained(kind, jax.random.key(seed), length, config.hidden_size, config.batch)
-            told = lines.measured(kind, p._replace(wh=gain * p.wh), entering)
+            p, *entering = lines.untrained(name, jax.random.key(seed), length, config.hidden_size, config.batch)
+            told = lines.measured(kind, axis, p._replace(wh=gain * p.wh), *entering)
             for key, value in told.items():
                 row.setdefault(key, []).append(float(value))
         rows.append(row)
@@ -109,14 +112,11 @@ def untrained(config: Config, name: str, length: int) -> list[dict]:
 
 def turned(config: Config, axis: str, images: data.Images, progress: Progress) -> list[dict]:
     """Every setting of the dial along that axis: all of them and all seeds are trained together."""
-    kind = lines.DIAL[axis]
+    net = Net(axis, lines.DIAL[axis], config.steps, images.train_x.shape[-1], config.hidden_size)
     settings = np.repeat(np.array(config.leaks), config.seeds)
     seeds = np.tile(np.arange(config.seeds), len(config.leaks))
-    pixels = images.train_x[0].size
-    make = partial(lines.reader, kind=kind, pixels=pixels, steps=config.steps, hidden_size=config.hidden_size)
-    biases = np.log(1 / settings - 1)
-    start = jax.jit(jax.vmap(lambda seed, bias: make(jax.random.key(seed), bias=bias)))(seeds, biases)
-    logits = partial(lines.logits, kind, config.steps)
+    start = jax.jit(jax.vmap(lambda seed, leak: lines.opened(jax.random.key(seed), net, leak)))(seeds, settings)
+    logits = partial(nets.logits, net=net)
     trained, losses = fit(
         start,
         logits,
@@ -133,7 +133,7 @@ def turned(config: Config, axis: str, images: data.Images, progress: Progress) -
     @jax.jit
     def probe(params: Any) -> dict:
         """One after another: iterations differ."""
-        return jax.lax.map(lambda p: lines.measured(kind, p.cell, lines.entering(kind, p, some, config.steps)), params)
+        return jax.lax.map(lambda p: lines.measured(net.kind, axis, p.line, *nets.flows(p, some, net)), params)
 
     told = {when: jax.device_get(probe(params)) for when, params in (("start", start), ("trained", trained))}
     rows = []
@@ -150,17 +150,17 @@ def turned(config: Config, axis: str, images: data.Images, progress: Progress) -
 
 def at_once(config: Config) -> dict:
     """Seconds of the longest untrained residual net, layer by layer and at once: medians of calls in turn."""
-    kind, length = lines.UNTRAINED["residual net"], max(config.lengths)
-    p, entering = lines.untrained(kind, jax.random.key(0), length, config.hidden_size, config.batch)
-    ways = {"layer by layer": Sequential(), "at once": Newton()}
-    calls = {name: jax.jit(partial(lines.line, kind, schedule=how)) for name, how in ways.items()}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(12):
-        for name, call in calls.items():
-            begun = time.perf_counter()
-            jax.block_until_ready(call(p, entering))
-            if number > 1:
-                times[name].append(time.perf_counter() - begun)
+    length, (axis, kind) = max(config.lengths), lines.UNTRAINED["residual net"]
+    given = lines.untrained("residual net", jax.random.key(0), length, config.hidden_size, config.batch)
+
+    def way(schedule: Schedule) -> Callable[[], Any]:
+        run = jax.jit(partial(nets.run, kind.branch, nets.AXES[axis], schedule=schedule))
+        return lambda: jax.block_until_ready(run(*given))
+
+    calls = {"layer by layer": way(Sequential()), "at once": way(Newton())}
+    for call in calls.values():
+        call()
+    times = in_turn(calls, 0.0, least=10)
     return {"length": length, **{name: float(np.median(each)) for name, each in times.items()}}
 
 

@@ -67,6 +67,5 @@ def _dial(panel: Any, rows: list[dict], name: str) -> None:
         panel.errorbar(
             x, mean, deviation, color=colour, marker="o", fillstyle=fill, markersize=4.5, linewidth=1.2, label=label
         )
-    panel.plot(
-        [], [], color="0.35", marker="o", fillstyle="none", label="at the start"
-    ) if name == "test_error" else None
+    if name == "test_error":  # whose legend is that of all
+        panel.plot([], [], color="0.35", marker="o", fillstyle="none", label="at the start")

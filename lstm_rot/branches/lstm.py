@@ -239,9 +239,8 @@ def init_1997(key: PRNGKeyArray, input_size: int | None, hidden_size: int, dtype
 def init_diagonal(key: PRNGKeyArray, input_size: int | None, hidden_size: int, dtype: Any = "float32") -> Params:
     """As `init`, for `diagonal`: w_h uniform within 1, peepholes zero, the coupled gate begun as a forget bias of 1."""
     key_x, key_h = jax.random.split(key)
-    lecun = jax.nn.initializers.lecun_normal(in_axis=0, out_axis=-1, batch_axis=1)
-    wx = None if input_size is None else lecun(key_x, (input_size, 3, hidden_size), dtype)
-    b = jnp.zeros((3, hidden_size), dtype).at[COUPLED.order.index("i")].add(-1.0)
+    wx = None if input_size is None else input_weights(key_x, input_size, hidden_size, 3, dtype)
+    b = jnp.zeros((3, hidden_size), dtype).at[COUPLED.order.index("i")].set(-1.0)
     return Params(wx, jax.random.uniform(key_h, b.shape, dtype, -1, 1), b, jnp.zeros((2, hidden_size), dtype))
 
 
@@ -252,9 +251,13 @@ def gate_weights(
     key_x, key_h = jax.random.split(key)
     square, size = jax.nn.initializers.orthogonal(), output_size or hidden_size
     wh = jax.vmap(lambda key: square(key, (size, hidden_size), "float32"), out_axes=1)(jax.random.split(key_h, gates))
-    wx = None
-    if input_size is not None:
-        wx = jax.nn.initializers.lecun_normal(in_axis=0, out_axis=-1, batch_axis=1)(
-            key_x, (input_size, gates, hidden_size), dtype
-        )
+    wx = None if input_size is None else input_weights(key_x, input_size, hidden_size, gates, dtype)
     return wx, wh.astype(dtype)
+
+
+def input_weights(
+    key: PRNGKeyArray, input_size: int, hidden_size: int, gates: int, dtype: Any
+) -> Float[Array, "D G H"]:
+    """Lecun normal W_x, of each gate."""
+    lecun = jax.nn.initializers.lecun_normal(in_axis=0, out_axis=-1, batch_axis=1)
+    return lecun(key, (input_size, gates, hidden_size), dtype)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lstm_rot.branches.common import product
+from lstm_rot.branches.lstm import input_weights
 
 
 class Params(NamedTuple):
@@ -31,6 +32,5 @@ def init(
     key: PRNGKeyArray, input_size: int, hidden_size: int, dtype: Any = "float32", *, forget_bias: float = 1.0
 ) -> Params:
     """Lecun normal W, b zero, the forget gate's `forget_bias`."""
-    lecun = jax.nn.initializers.lecun_normal(in_axis=0, out_axis=-1, batch_axis=1)
     b = jnp.zeros((3, hidden_size), dtype).at[1].set(forget_bias)
-    return Params(lecun(key, (input_size, 3, hidden_size), dtype), b)
+    return Params(input_weights(key, input_size, hidden_size, 3, dtype), b)
