@@ -46,11 +46,35 @@ class _Search(NamedTuple):
     """A search under way: `step` words are written, and K beams a sentence go on from them."""
 
     step: Any
+    sentences: Any  # [B], which of the batch's these are
     carries: Any  # of each model, [L, B * K, ...]
     last: Any  # [B * K], the words to be read next
     words: Any  # [B, K, N]
     log_p: Any  # [B, K], -inf where there is no beam
-    done: Hypotheses
+    done: Hypotheses  # of samples, what is written so far; `words` and `log_p` are then None
+
+
+FEW = 8  # sentences: so many stay together until all have ended
+
+
+def _run(search: _Search, goes_on: Any, advance: Any, config: language_model.Config) -> Hypotheses:
+    """What is done when no sentence goes on, by goes_on(search), [B]; when at most half do, they do so alone."""
+    batch = len(search.sentences)
+    half = batch // 2 if batch > FEW else 0
+    search = jax.lax.while_loop(lambda search: goes_on(search).sum() > half, advance, search)
+    if not half:
+        return search.done
+    rows = jnp.argsort(~goes_on(search), stable=True)[:half]
+    width = len(search.last) // batch
+    beams = (width * rows[:, None] + jnp.arange(width)).reshape(-1)
+    sentences, words, log_p, done = jax.tree.map(
+        lambda leaf: leaf[rows], (search.sentences, search.words, search.log_p, search.done)
+    )
+    carries = tuple(config.carries.taken(carry, beams) for carry in search.carries)
+    rest = _run(
+        _Search(search.step, sentences, carries, search.last[beams], words, log_p, done), goes_on, advance, config
+    )
+    return jax.tree.map(lambda whole, some: whole.at[rows].set(some), search.done, rest)
 
 
 def beam(
@@ -68,8 +92,8 @@ def beam(
     models: params and first carry of each; of several, an ensemble, the mean of the probabilities is taken. begin: the
     word read first, and not returned; end: the one that ends a hypothesis, counted in its length. After `max_length`
     words a hypothesis ends as it stands. At each step the best `width` continuations are looked at: those that end are
-    kept as done, and others take their places. The search ends as soon as nothing can beat what is done in any
-    sentence.
+    kept as done, and others take their places. A sentence's search ends as soon as nothing can beat what is done; as
+    often as half of the sentences have ended, the others go on without them.
 
     Raises ValueError, before any compilation, for no model, a Transformer's cache without room, begin and end outside
     the vocabulary, a width or a length below 1, and carries that differ in their batch or are of another config.
@@ -91,9 +115,9 @@ def sample(
 ) -> Hypotheses:
     """One hypothesis of each sentence, its words drawn one by one from p^(1 / temperature), jitted; K is 1.
 
-    models, begin, end and max_length as in `beam`; the scores are log p, whatever the temperature. The drawing ends
-    when every sentence has. Raises ValueError as `beam` does, and for a temperature that is not above 0: a beam of
-    width 1 takes the likeliest.
+    models, begin, end and max_length as in `beam`; the scores are log p, whatever the temperature. Sentence b's words
+    follow from the key, b and its carry, whatever else is in the batch. Raises ValueError as `beam` does, and for a
+    temperature that is not above 0: a beam of width 1 takes the likeliest.
     """
     models = tuple((params, carry) for params, carry in models)
     _check(models, config, begin, end, 1, max_length)
@@ -109,32 +133,29 @@ def _sample(
 ) -> Hypotheses:
     params, carries = zip(*models, strict=True)
     batch, wide = language_model.batch_of(carries[0]), _wide(config)
-    words = jnp.full((batch, max_length), end, "int32")
-    first = (
-        jnp.int32(0),
-        carries,
-        jnp.full(batch, begin, "int32"),
-        words,
-        jnp.zeros(batch, "int32"),
-        jnp.zeros(batch, wide),
+    nothing = Hypotheses(
+        jnp.full((batch, 1, max_length), end, "int32"), jnp.zeros((batch, 1), "int32"), jnp.zeros((batch, 1), wide)
     )
+    first = _Search(jnp.int32(0), jnp.arange(batch), carries, jnp.full(batch, begin, "int32"), None, None, nothing)
 
-    def goes_on(state: Any) -> jax.Array:
-        step, _, last, *_ = state
-        return (step < max_length) & ((step == 0) | (last != end).any())
+    def goes_on(search: _Search) -> jax.Array:
+        return (search.step < max_length) & ((search.step == 0) | (search.last != end))
 
-    def advance(state: Any) -> Any:
-        step, carries, last, words, lengths, scores = state
-        writing = (step == 0) | (last != end)
-        carries, log_p = _read(params, carries, last, config, wide)
-        drawn = jax.random.categorical(jax.random.fold_in(key, step), log_p / temperature.astype(wide))
+    def advance(search: _Search) -> _Search:
+        writing, done = goes_on(search), search.done
+        carries, log_p = _read(params, search.carries, search.last, config, wide)
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, search.step)))(search.sentences)
+        drawn = jax.vmap(jax.random.categorical)(keys, log_p / temperature.astype(wide))
         word = jnp.where(writing, drawn.astype("int32"), end)
-        said = jnp.take_along_axis(log_p, word[:, None], axis=1)[:, 0]
-        scores = scores + jnp.where(writing, said, 0)
-        return step + 1, carries, word, words.at[:, step].set(word), lengths + writing.astype(lengths.dtype), scores
+        said = jnp.where(writing, jnp.take_along_axis(log_p, word[:, None], axis=1)[:, 0], 0)
+        done = Hypotheses(
+            done.words.at[:, 0, search.step].set(word),
+            done.lengths + writing[:, None].astype(done.lengths.dtype),
+            done.scores + said[:, None],
+        )
+        return search._replace(step=search.step + 1, carries=carries, last=word, done=done)
 
-    *_, words, lengths, scores = jax.lax.while_loop(goes_on, advance, first)
-    return Hypotheses(words[:, None], lengths[:, None], scores[:, None])
+    return _run(first, goes_on, advance, config)
 
 
 def _wide(config: language_model.Config) -> Any:
@@ -175,8 +196,9 @@ def _beam(
     words = jnp.full((batch, width, max_length), end, "int32")
     nothing = jnp.full((batch, width), -jnp.inf, wide)
     first = _Search(
-        step=jnp.zeros((), "int32"),
-        carries=tuple(config.carries.repeated(carry, width) for carry in carries),
+        step=jnp.int32(0),
+        sentences=jnp.arange(batch),
+        carries=tuple(config.carries.taken(carry, jnp.repeat(jnp.arange(batch), width)) for carry in carries),
         last=jnp.full(batch * width, begin, "int32"),
         words=words,
         log_p=nothing.at[:, 0].set(0),  # one beam: the others would be the same
@@ -186,14 +208,14 @@ def _beam(
     def goes_on(search: _Search) -> jax.Array:
         best = search.log_p.max(-1)  # it can only fall, its length only grow
         bound = jnp.maximum(score(best, search.step + 1), score(best, max_length))
-        return (search.step < max_length) & (bound > search.done.scores[:, -1]).any()
+        return (search.step < max_length) & (bound > search.done.scores[:, -1])
 
     def advance(search: _Search) -> _Search:
         carries, log_p = _read(params, search.carries, search.last, config, wide)
-        total = search.log_p[..., None] + log_p.reshape(batch, width, -1)
+        total = search.log_p[..., None] + log_p.reshape(*search.log_p.shape, -1)
         return _chosen(search._replace(carries=carries), total, end, score, config)
 
-    return jax.lax.while_loop(goes_on, advance, first).done
+    return _run(first, goes_on, advance, config)
 
 
 def _read(params: tuple, carries: tuple, words: jax.Array, config: Any, wide: Any) -> tuple[tuple, jax.Array]:
@@ -223,7 +245,7 @@ def _chosen(search: _Search, total: jax.Array, end: Any, score: Score, config: l
     beams, word, words = _at(beams, places), _at(word, places), _at(words, places)
     rows = (beams + width * jnp.arange(batch, dtype=beams.dtype)[:, None]).reshape(-1)
     carries = tuple(config.carries.reordered(carry, rows) for carry in search.carries)
-    return _Search(length, carries, word.reshape(-1), words, log_p, done)
+    return search._replace(step=length, carries=carries, last=word.reshape(-1), words=words, log_p=log_p, done=done)
 
 
 def _merged(done: Hypotheses, new: Hypotheses) -> Hypotheses:

@@ -10,6 +10,7 @@ import reference
 from helpers import assert_close, assert_exact, normal, random_like
 from test_seq2seq import BEGIN, BODIES, END, POSITIONS, B, S, V, make, models, told, words
 
+from lstm_rot.branches.common import layer_norm
 from lstm_rot.decoding import sample
 from lstm_rot.models import attending, gru, language_model, lstm, seq2seq, transformer
 
@@ -127,6 +128,19 @@ def test_dropout_keeps_the_mean():
     adds, plain = jax.vmap(add)(jax.random.split(jax.random.key(0), 4000)), branch(weights, x, (), None)[1]
     assert abs((adds == 0).mean() - 0.25) < 0.01
     assert np.abs(adds.mean(0) - plain).max() < 0.05 * np.abs(plain).max()
+
+
+def test_dropout_is_on_the_sums_of_words_and_positions():
+    """Layers that add nothing show what enters them: a quarter of it is 0, and 0s of a row are normalised alike."""
+    config = transformer.Config(64, dropout=0.25, param_dtype="float64")
+    params, xs = transformer.init(jax.random.key(0), config), normal("float64", 40, 5, 64)
+    (attends, dense), scale = params
+    silent = attends._replace(wo=0 * attends.wo), dense._replace(w2=0 * dense.w2, b2=0 * dense.b2)
+    ys = transformer.apply(transformer.Params(silent, scale), xs, config=config, key=jax.random.key(1))[1]
+    kept = (np.abs(ys[..., None] - ys[..., None, :]) < 1e-9).sum(-1) == 1
+    assert abs(kept.mean() - 0.75) < 0.02
+    entering = (xs + transformer.sinusoids(jnp.arange(40), config)[:, None]) / 0.75
+    assert_close(layer_norm(jnp.where(kept, entering, 0), scale), ys, "float64")
 
 
 @pytest.mark.parametrize("name", ["pre", "luong", "lstm"])

@@ -4,6 +4,7 @@ from itertools import product
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
@@ -148,17 +149,20 @@ def test_a_beam_as_wide_as_the_space_finds_what_brute_force_finds(name, seeds, a
 
 @pytest.mark.parametrize("name", BODIES)
 def test_one_beam_is_greedy_and_a_batch_is_its_sentences(name):
-    config, made = models(name)
+    """Of many sentences too, which go on without those that have ended: one model of each kind of carry."""
+    many = 20 if name in ("lstm", "luong", "pre") else B
+    source = words(S, 6, many)
+    config, made = models(name, source=source)
     found = search(config, made, 1, 6)
-    carry, last, ended = made[0][1], np.full(B, BEGIN), np.zeros(B, bool)
+    carry, last, ended = made[0][1], np.full(many, BEGIN), np.zeros(many, bool)
     for step in range(6):
         carry, logits = language_model.apply(made[0][0], last[None], config=config, carry=carry)
         last = np.where(ended, END, logits[0].argmax(-1))
         assert_exact(np.asarray(found.words[:, 0, step]), last.astype(np.int32))
         ended |= last == END
     wide = search(config, made, 4, 6)
-    for n in range(B):
-        _, alone = models(name, source=words(S, 6, B)[:, n : n + 1])
+    for n in range(0, many, many // B):
+        _, alone = models(name, source=source[:, n : n + 1])
         assert_close(search(config, alone, 4, 6), jax.tree.map(lambda leaf, n=n: leaf[n : n + 1], wide), "float64")
 
 
@@ -174,21 +178,40 @@ def test_scores_are_those_of_the_words_and_a_model_twice_is_one():
     assert_close(one.scores, twice.scores, "float64")
 
 
-def test_what_has_ended_stops_the_search(monkeypatch):
-    """Where every sentence ends at once, the words of a long search are read once."""
-    config, made = models("lstm")
-    steps, read = [], language_model.apply
+@pytest.mark.parametrize("sampled", [False, True])
+def test_what_has_ended_costs_nothing(sampled, monkeypatch):
+    """A scripted model, whose sentence b ends after as many words as its carry says: few that go on are few rows."""
+    ends, rows = np.repeat([1, 3, 10, 40], [30, 6, 3, 1]), []
+    config, made = models("lstm", source=words(S, 6, len(ends)))
+    carry = made[0][1]
+    carry = lstm.Carry(c=jnp.broadcast_to(ends[None, :, None], carry.c.shape).astype("float64"), h=0 * carry.h)
 
-    def surely_ending(*args, **options):
-        carry, logits = read(*args, **options)
-        jax.debug.callback(lambda _: steps.append(1), logits)
-        return carry, logits.at[..., END].add(50.0)
+    def scripted(params, tokens, *, config, carry):
+        jax.debug.callback(lambda: rows.append(tokens.shape[1]))
+        carry = carry._replace(h=carry.h + 1)
+        end = jnp.where(carry.h[0, :, 0] >= carry.c[0, :, 0], 50.0, -50.0)
+        return carry, jnp.zeros((1, len(end), V)).at[0, :, END].set(end)
 
-    monkeypatch.setattr(language_model, "apply", surely_ending)
-    found = search(config, made, 1, 50)
+    monkeypatch.setattr(language_model, "apply", scripted)
+    how: Any = {"config": config, "begin": BEGIN, "end": END, "max_length": 50}
+    made = [(made[0][0], carry)]
+    found = sample(made, key=jax.random.key(0), **how) if sampled else beam(made, width=1, **how)
     jax.effects_barrier()
-    assert_exact(np.asarray(found.lengths), np.ones((B, 1), np.int32))
-    assert len(steps) == 1
+    assert_exact(np.asarray(found.lengths[:, 0]), ends.astype(np.int32))
+    assert_exact(np.asarray(found.words == END).sum(-1)[:, 0], 51 - ends)
+    assert rows == [40] + [10] * 2 + [5] * 37
+
+
+def test_a_sample_is_of_the_key_and_its_place():
+    """Whatever else is in the batch, and though it is given up in parts."""
+    source = words(S, 6, 20)
+    drawn = []
+    for sentences in (source, source[:, :B]):
+        config, made = models("gru", source=sentences)
+        drawn.append(sample(made, config=config, begin=BEGIN, end=END, max_length=8, key=jax.random.key(0)))
+    assert len({*np.asarray(drawn[0].lengths).ravel().tolist()}) > 3
+    assert_exact(drawn[0].words[:B], drawn[1].words)
+    assert_close(drawn[0].scores[:B], drawn[1].scores, "float64")
 
 
 @pytest.mark.usefixtures("untyped")

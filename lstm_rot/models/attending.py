@@ -130,11 +130,11 @@ def reading(
     return Carry(stack, attention.Source(keys, values), valid)
 
 
-repeated = recurrent.repeated  # the batch is the second axis of its source and mask too
+taken = recurrent.taken  # the batch is the second axis of its source and mask too
 
 
 def reordered(carry: Carry, rows: Int[Array, "B"]) -> Carry:
-    """The carry of which sequence b goes on from sequence rows[b], one that has read the same source."""
+    """The same, where sequence rows[b] has read the same source as b, which stays where it is."""
     return carry._replace(stack=recurrent.reordered(carry.stack, rows))
 
 

@@ -31,10 +31,10 @@ P: Any = PartitionSpec  # stands where the weights stand
 class Config:
     """The number of words, and a body, by its config.
 
-    dropout: on what enters the body, of a Transformer before positions are added, and what leaves it (Zaremba et al.
-    2014); its masks are of a whole sequence, and not those of its chunks. tied: the softmax has the embedding's
-    weights (Press & Wolf 2017), which are then of the size 1/sqrt(D) and multiplied by sqrt(D) where words enter
-    (Vaswani et al. 2017, section 3.4).
+    dropout: on what enters a recurrent body and what leaves any (Zaremba et al. 2014; on what enters a Transformer,
+    positions among it, its own); its masks are of a whole sequence, and not those of its chunks. tied: the softmax has
+    the embedding's weights (Press & Wolf 2017), which are then of the size 1/sqrt(D) and multiplied by sqrt(D) where
+    words enter (Vaswani et al. 2017, section 3.4).
 
     Raises ValueError for a body that is neither a recurrent stack nor a Transformer, or reads words not yet written, a
     rate outside [0, 1), and tied weights where the body's input and output differ in width.
@@ -68,7 +68,7 @@ class Config:
 
     @property
     def carries(self) -> Any:
-        """The module that has `repeated` and `reordered`, of the body's carries."""
+        """The module that has `taken` and `reordered`, of the body's carries."""
         return recurrent if isinstance(self.body, recurrent.Config) else self.model
 
 
@@ -278,7 +278,8 @@ def _features(params: Params, tokens: Any, carry: Any, key: Any, config: Config,
 def entering(embed: Float[Array, "V D"], tokens: Integer[Any, "T B"], key: Any, config: Config) -> jax.Array:
     """What a body reads of the words, [T, B, D] in the compute dtype."""
     x = embed[tokens].astype(config.body.compute)
-    return _dropped(x * sqrt(embed.shape[1]) if config.tied else x, key, config.dropout)
+    x = x * sqrt(embed.shape[1]) if config.tied else x
+    return x if isinstance(config.body, transformer.Config) else _dropped(x, key, config.dropout)
 
 
 def _alone(config: Config) -> None:

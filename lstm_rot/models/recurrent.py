@@ -128,14 +128,12 @@ def draw(config: Config, key: jax.Array, times: Int[Array, "T"], batch: int, wid
     return Noise(dropout=noise.each_step(key, config.dropout, times, (batch, width)))
 
 
-def repeated(carry: Any, times: int) -> Any:
-    """The carry of a batch in which each sequence stands `times` times in a row; of stacks that run one way."""
-    return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=1), carry)
-
-
-def reordered(carry: Any, rows: Int[Array, "B"]) -> Any:
-    """The carry of which sequence b goes on from sequence rows[b]."""
+def taken(carry: Any, rows: Int[Array, "N"]) -> Any:
+    """The carry of a batch of which sequence n goes on from sequence rows[n]; of stacks that run one way."""
     return jax.tree.map(lambda leaf: leaf[:, rows], carry)
+
+
+reordered = taken  # there is nothing that sequences share
 
 
 def init(kind: Kind, key: jax.Array, config: Config, **options: Any) -> tuple:

@@ -32,7 +32,8 @@ class Config(checks.Dtypes):
 
     kind: causal; an encoder, whose positions see all of their sequence; or a decoder, whose layers also attend to a
     source. norm: before each step, and once more at the end (pre: its stream's path is clean), or after each addition
-    (post: Vaswani et al. 2017). dropout: on what each step adds (Vaswani et al. 2017, section 5.4).
+    (post: Vaswani et al. 2017). dropout: on the sums of xs and positions, and on what each step adds (Vaswani et al.
+    2017, section 5.4).
 
     Raises ValueError for sizes below 1, heads that do not divide the hidden size, an unknown kind or norm, a rate
     outside [0, 1), and wrong dtypes.
@@ -162,20 +163,20 @@ def room(carry: Carry) -> int:
     return cache.k.shape[1] - (0 if checks.traced(cache.length) else int(np.asarray(cache.length)[0]))
 
 
-def repeated(carry: Carry, times: int) -> Carry:
-    """The carry of a batch in which each sequence stands `times` times in a row."""
+def taken(carry: Carry, rows: Int[Array, "N"]) -> Carry:
+    """The carry of a batch of which sequence n goes on from sequence rows[n]."""
     if isinstance(carry, Reading):
-        source = jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=2), carry.source)
-        cache = None if carry.cache is None else repeated(carry.cache, times)
-        return Reading(cache, source, jnp.repeat(carry.valid, times, axis=1))  # pyright: ignore
-    return carry._replace(k=jnp.repeat(carry.k, times, axis=2), v=jnp.repeat(carry.v, times, axis=2))
+        cache = None if carry.cache is None else taken(carry.cache, rows)
+        source = jax.tree.map(lambda leaf: leaf[:, :, rows], carry.source)
+        return Reading(cache, source, carry.valid[:, rows])  # pyright: ignore
+    return carry._replace(k=carry.k[:, :, rows], v=carry.v[:, :, rows])
 
 
 def reordered(carry: Carry, rows: Int[Array, "B"]) -> Carry:
-    """The carry of which sequence b goes on from sequence rows[b], one that has read the same source."""
+    """The same, where sequence rows[b] has read the same source as b, which stays where it is."""
     if isinstance(carry, Reading):
-        return carry._replace(cache=reordered(carry.cache, rows))  # pyright: ignore
-    return carry._replace(k=carry.k[:, :, rows], v=carry.v[:, :, rows])
+        return carry._replace(cache=taken(carry.cache, rows))  # pyright: ignore
+    return taken(carry, rows)
 
 
 def apply(
@@ -321,6 +322,8 @@ def _apply(
     if key is not None:
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(config.num_layers))
         drop = keys, jnp.broadcast_to(positions, (config.num_layers, len(xs)))
+        entering = noise.each_step(jax.random.fold_in(key, config.num_layers), config.dropout, positions, x.shape[1:])
+        x = noise.dropped(x, entering, config.dropout)
         p = tuple((weights, drop) for weights in p)
     lefts = {attention.attention: cache, attention.source: carry.source if isinstance(carry, Reading) else None}
     left = tuple(lefts.get(step) for step in STEPS[config.kind])
