@@ -133,8 +133,8 @@ def test_dropout_keeps_the_mean():
 def test_dropout_is_on_the_sums_of_words_and_positions():
     """Layers that add nothing show what enters them: a quarter of it is 0, and 0s of a row are normalised alike."""
     config = transformer.Config(64, dropout=0.25, param_dtype="float64")
-    params, xs = transformer.init(jax.random.key(0), config), normal("float64", 40, 5, 64)
-    (attends, dense), scale = params
+    params: Any = transformer.init(jax.random.key(0), config)
+    xs, ((attends, dense), scale) = normal("float64", 40, 5, 64), params
     silent = attends._replace(wo=0 * attends.wo), dense._replace(w2=0 * dense.w2, b2=0 * dense.b2)
     ys = transformer.apply(transformer.Params(silent, scale), xs, config=config, key=jax.random.key(1))[1]
     kept = (np.abs(ys[..., None] - ys[..., None, :]) < 1e-9).sum(-1) == 1
