@@ -308,8 +308,11 @@ def count(params: Any) -> int:
 
 
 def keep_compiled() -> None:
-    """Programs that took long to compile are kept in the user's cache: the runs of all seeds share theirs."""
-    jax.config.update("jax_compilation_cache_dir", str(user_cache_path("lstm_rot") / "compiled"))
+    """Programs that took long to compile are kept: the runs of all seeds share theirs. In the user's cache, where
+    JAX_COMPILATION_CACHE_DIR names no other place.
+    """
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
+        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("lstm_rot") / "compiled"))
 
 
 def use_all_cores() -> None:

@@ -54,7 +54,7 @@ class _Search(NamedTuple):
     done: Hypotheses  # of samples, what is written so far; `words` and `log_p` are then None
 
 
-FEW = 8  # sentences: so many stay together until all have ended
+FEW = 16  # sentences: so many stay together until all have ended
 
 
 def _run(search: _Search, goes_on: Any, advance: Any, config: language_model.Config) -> Hypotheses:

@@ -5,6 +5,7 @@ Warnings are errors: pyproject.toml says so.
 
 import gc
 import os
+import tempfile
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -15,6 +16,10 @@ os.environ["XLA_FLAGS"] = " ".join(
     * version("jaxlib").startswith("0.10.")
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # one cache of what took long to compile, for all workers of this run
+    CACHE = tempfile.TemporaryDirectory(prefix="compiled")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 import jaxtyping

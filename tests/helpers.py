@@ -73,12 +73,12 @@ def floats_of(tree: Any) -> list[np.ndarray]:
     return [np.asarray(leaf).astype("float64") for leaf in jax.tree.leaves(tree)]
 
 
-def assert_close(actual: Any, desired: Any, dtype: str) -> None:
-    """The two trees agree leaf by leaf within the tolerance of `dtype`, and hold only finite numbers."""
+def assert_close(actual: Any, desired: Any, dtype: str, within: float | None = None) -> None:
+    """The two trees agree leaf by leaf within the tolerance of `dtype`, or the one given, and hold only finite numbers."""
     actual, desired = floats_of(actual), floats_of(desired)
     assert [a.shape for a in actual] == [d.shape for d in desired]
     for a, d in zip(actual, desired, strict=True):
-        bound = TOLERANCE[dtype] * max(1.0, np.abs(d).max(initial=0))
+        bound = (within or TOLERANCE[dtype]) * max(1.0, np.abs(d).max(initial=0))
         np.testing.assert_allclose(a, d, rtol=0, atol=bound, equal_nan=False)
         assert np.isfinite(a).all()
 

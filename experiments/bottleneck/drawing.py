@@ -73,7 +73,7 @@ def _line(axis: Any, layer: str, steps: list[int], values: list[float]) -> None:
 
 def _logarithmic(axis: Any, steps: list[int]) -> None:
     axis.set(xscale="log", yscale="log", xlabel="positions T")
-    axis.set_xticks(steps, [f"{at:,}" for at in steps], fontsize=7.5)
+    axis.set_xticks(steps, [f"{at:,}" for at in steps], fontsize=6.5, rotation=35)
     axis.xaxis.set_minor_locator(NullLocator())
     low, high = axis.get_ylim()
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 50 * low else (1.0, 2.0, 5.0)))
