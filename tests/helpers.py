@@ -74,7 +74,7 @@ def floats_of(tree: Any) -> list[np.ndarray]:
 
 
 def assert_close(actual: Any, desired: Any, dtype: str, within: float | None = None) -> None:
-    """The two trees agree leaf by leaf within the tolerance of `dtype`, or the one given, and hold only finite numbers."""
+    """The two trees agree leaf by leaf within the tolerance of `dtype`, or `within`, and hold only finite numbers."""
     actual, desired = floats_of(actual), floats_of(desired)
     assert [a.shape for a in actual] == [d.shape for d in desired]
     for a, d in zip(actual, desired, strict=True):
