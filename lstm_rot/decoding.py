@@ -92,8 +92,8 @@ def beam(
     models: params and first carry of each; of several, an ensemble, the mean of the probabilities is taken. begin: the
     word read first, and not returned; end: the one that ends a hypothesis, counted in its length. After `max_length`
     words a hypothesis ends as it stands. At each step the best `width` continuations are looked at: those that end are
-    kept as done, and others take their places. A sentence's search ends as soon as nothing can beat what is done; as
-    often as half of the sentences have ended, the others go on without them.
+    kept as done, and others take their places. A sentence's search ends as soon as nothing can beat what is done; when
+    at most half of more than 16 sentences go on, they do so without the others.
 
     Raises ValueError, before any compilation, for no model, a Transformer's cache without room, begin and end outside
     the vocabulary, a width or a length below 1, and carries that differ in their batch or are of another config.

@@ -178,9 +178,14 @@ def test_scores_are_those_of_the_words_and_a_model_twice_is_one():
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_what_has_ended_costs_nothing(sampled, monkeypatch):
+@pytest.mark.parametrize(
+    ("ends", "read"),
+    [([1] * 3, [3]), ([1] * 40, [40]), ([1] * 30 + [3] * 6 + [10] * 3 + [40], [40] + [10] * 39)],
+    ids=["few at once", "all at once", "one by one"],
+)
+def test_what_has_ended_costs_nothing(ends, read, sampled, monkeypatch):
     """A scripted model, whose sentence b ends after as many words as its carry says: few that go on are few rows."""
-    ends, rows = np.repeat([1, 3, 10, 40], [30, 6, 3, 1]), []
+    ends, rows = np.array(ends), []
     config, made = models("lstm", source=words(S, 6, len(ends)))
     carry = made[0][1]
     carry = lstm.Carry(c=jnp.broadcast_to(ends[None, :, None], carry.c.shape).astype("float64"), h=0 * carry.h)
@@ -198,7 +203,7 @@ def test_what_has_ended_costs_nothing(sampled, monkeypatch):
     jax.effects_barrier()
     assert_exact(np.asarray(found.lengths[:, 0]), ends.astype(np.int32))
     assert_exact(np.asarray(found.words == END).sum(-1)[:, 0], 51 - ends)
-    assert rows == [40] + [10] * 39
+    assert rows == read
 
 
 def test_a_sample_is_of_the_key_and_its_place():
