@@ -1,5 +1,8 @@
 """The recurrent stacks and the residual nets against numpy loops and torch's stored outputs."""
 
+import os
+import subprocess
+import sys
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -222,6 +225,22 @@ def test_init_is_stable_under_further_layers(name):
         np.testing.assert_allclose(recurrent[:, gate] @ recurrent[:, gate].T, np.eye(4), atol=TOLERANCE["float32"])
     if name == "lstm":
         assert (few[0].b[0, 1] == 1).all() and (few[0].b[0, [0, 2, 3]] == 0).all()
+
+
+def test_init_ends_where_there_are_few_threads():
+    """Eight stacks begun in one program by two cores, where batched QRs would wait for each other, forever."""
+    code = """
+import os
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+import jax
+from lstm_rot.models import lstm
+begun = jax.jit(lambda keys: [lstm.init(key, lstm.Config(128, 128)) for key in keys])
+for seed in range(10):
+    jax.block_until_ready(begun(jax.random.split(jax.random.key(seed), 8)))
+"""
+    alone = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=alone, timeout=120)
 
 
 @pytest.mark.parametrize("step", ["RESIDUAL", "PLAIN", "HIGHWAY"])

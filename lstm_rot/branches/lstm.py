@@ -249,8 +249,11 @@ def gate_weights(
 ) -> tuple[Float[Array, "D G H"] | None, Float[Array, "P G H"]]:
     """W_x (None without input) and W_h of a cell with an axis of gates."""
     key_x, key_h = jax.random.split(key)
-    square, size = jax.nn.initializers.orthogonal(), output_size or hidden_size
-    wh = jax.vmap(lambda key: square(key, (size, hidden_size), "float32"), out_axes=1)(jax.random.split(key_h, gates))
+    shape = output_size or hidden_size, hidden_size
+    # One matrix after the other, whatever is vmapped around: where a program has more batched QRs than the CPU has
+    # threads, jaxlib 0.10 lets each hold a thread and wait for another, forever.
+    square = jax.custom_batching.sequential_vmap(lambda key: jax.nn.initializers.orthogonal()(key, shape, "float32"))
+    wh = jax.vmap(square, out_axes=1)(jax.random.split(key_h, gates))
     wx = None if input_size is None else input_weights(key_x, input_size, hidden_size, gates, dtype)
     return wx, wh.astype(dtype)
 
