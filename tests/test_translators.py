@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from experiments import seq2seq, translate
 from experiments.harness import Refused, _options
-from experiments.seq2seq import judging, measuring, training
+from experiments.seq2seq import judging, measuring, speed, training
 from experiments.seq2seq.training import Recipe, bounds_of, restored, trained
 from experiments.seq2seq.translating import translate as translations
 from experiments.translation import generated
@@ -309,3 +309,17 @@ def test_the_table_is_judged_on_its_own_data(test, ours, verdict):
     assert judging.table_1({"test": test, "rows": rows, "sentences": 3003}).verdict == verdict
     assert judging.table_1({"test": test, "rows": rows[:5], "sentences": 3003}).verdict == "out of reach here"
     assert judging.table_1({"test": test, "rows": rows, "sentences": 100}).verdict == "out of reach here"
+
+
+def test_speed_at_the_sizes_of_the_paper(monkeypatch, capsys):
+    """The paper's words in its batches of one length, and what it tells of its own speed beside ours."""
+    case = speed._paper(speed.Options(steps=2))
+    assert training.count(case.model) // 10**6 == 384  # section 3.4
+    assert case.words == 2 * 128 * (25 + 29) and {batch["target"].shape for batch in case.batches} == {(128, 31)}
+    monkeypatch.setattr(speed, "OF_THE_PAPER", speed.Sizes(20, 15, 4, 2, 3, 5, 6))
+    monkeypatch.setattr(speed, "find_spec", lambda name: None)
+    speed.main(["--preset", "paper", "--rounds", "1", "--steps", "1"])
+    told = capsys.readouterr().out
+    assert "2 layers of 4, batch 3" in told and "1,700" in told and "torch is left out" in told
+    with pytest.raises(SystemExit, match="--rounds 0"):
+        speed.main(["--rounds", "0"])

@@ -30,9 +30,9 @@ class Config:
     source: str = "de"
     target: str = "en"
     vocabulary: int = 800
-    """numbers of words, four marks with them: byte pairs of both languages together, or --words a language each"""
+    """numbers of words, four marks with them: byte pairs of both languages together, or --words of the target"""
     words: bool = False
-    """whole words and one for all unknown, as in 2014"""
+    """whole words and one for all unknown, twice as many of the source, as in 2014: 160,000 and 80,000"""
     limit: int = 30
     """numbers in a sentence at most; pairs with longer ones are left out, and said"""
     cells: tuple[Cell, ...] = ("lstm",)

@@ -47,7 +47,7 @@ class Recipe:
     vocabulary: int
     """numbers of words, the four marks with them"""
     words: bool
-    """whether these are whole words, a vocabulary each; else byte pairs, one for both languages"""
+    """whether these are whole words, twice as many of the source; else byte pairs, one for both languages"""
     limit: int
     """numbers in a sentence at most"""
     cell: Cell
@@ -120,7 +120,7 @@ def task(name: str, source: str, target: str, size: int, words: bool, limit: int
 def _vocabularies(pairs: Pairs, size: int, words: bool) -> vocabulary.Vocabularies:
     if words:
         return vocabulary.Vocabularies(
-            vocabulary.train_words(pairs.source, size), vocabulary.train_words(pairs.target, size)
+            vocabulary.train_words(pairs.source, 2 * size), vocabulary.train_words(pairs.target, size)
         )
     joint = vocabulary.train_bpe(chain(pairs.source, pairs.target), size)
     return vocabulary.Vocabularies(joint, joint)
