@@ -265,9 +265,14 @@ def _command(experiment: Experiment, preset: str, config: Any) -> str:
     words = [f"python -m experiments.{experiment.name} --preset {preset}"]
     default = dataclasses.asdict(experiment.presets[preset])
     for field, value in dataclasses.asdict(config).items():
-        if value != default[field]:
+        name = field.replace("_", "-")
+        if value == default[field]:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
             values = value if isinstance(value, list | tuple) else [value]
-            words.append(f"--{field.replace('_', '-')} {' '.join(map(str, values))}")
+            words.append(f"--{name} {' '.join(map(str, values))}")
     return " ".join(words)
 
 

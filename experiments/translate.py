@@ -15,9 +15,10 @@ from experiments.files import DataError
 from experiments.harness import Refused
 from experiments.seq2seq.training import RECIPE, Net, restored
 from experiments.seq2seq.translating import BATCH, Translation, translate
+from experiments.translation import examples
 from experiments.translation.pairs import not_utf8
 
-TOGETHER = 16 * BATCH  # lines read before any is translated, of which those of one length go together
+TOGETHER = 16 * BATCH  # lines read before any is translated, of which those of one length go together; typed, one
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,10 @@ def main(args: list[str] | None = None) -> None:
         check(options)
         nets = [restored(folder) for folder in options.model or [newest(options.runs)]]
         lines = iter(options.sentences) if options.sentences else read(sys.stdin.buffer)
-        done = 0
-        for some in chunks(lines):
-            for said in translated(nets, some, options, done):
+        typed = not options.sentences and sys.stdin.isatty()
+        for some in chunks(checked(lines, nets[0], options), 1 if typed else TOGETHER):
+            for said in translated(nets, some, options):
                 print(said, flush=True)
-            done += len(some)
     except (Refused, DataError) as error:
         sys.exit(f"translate: {error}")
 
@@ -83,27 +83,44 @@ def read(stream: BinaryIO) -> Iterator[str]:
             raise not_utf8("standard input", number, error) from error
 
 
-def chunks(lines: Iterator[str]) -> Iterator[list[str]]:
-    """TOGETHER lines at once; what comes before a line that cannot be read is handed on before that is said."""
+def checked(lines: Iterator[str], net: Net, options: Options) -> Iterator[str]:
+    """The lines. Raises DataError, naming the line, for one that the net cannot read."""
+    origin = "sentence" if options.sentences else "standard input, line"
+    for number, line in enumerate(lines, 1):
+        where = f"{origin} {number}"
+        try:
+            line.encode()
+            if line.strip():
+                examples.sentence(line.strip(), net.vocabularies.source, limit=net.recipe.limit, where=where)
+        except UnicodeEncodeError as error:  # of a command line
+            raise DataError(f"{where} is not UTF-8 ({error})") from error
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        yield line
+
+
+def chunks(lines: Iterator[str], size: int) -> Iterator[list[str]]:
+    """`size` lines at once; what comes before a line that cannot be read is handed on before that is said."""
     some: list[str] = []
     try:
         for line in lines:
             some.append(line)
-            if len(some) == TOGETHER:
+            if len(some) == size:
                 yield some
                 some = []
     except DataError:
-        yield some
+        if some:
+            yield some
         raise
-    yield some
+    if some:
+        yield some
 
 
-def translated(nets: list[Net], lines: list[str], options: Options, done: int) -> Iterator[str]:
-    """What is printed: a translation a line, or the best of each with their scores."""
-    origin = "sentence" if options.sentences else "standard input"
-    answers = translate(nets, lines, width=options.beam, alpha=options.alpha, origin=origin, first=done + 1)
-    for hypotheses in answers:
-        if not options.best:
+def translated(nets: list[Net], lines: list[str], options: Options) -> Iterator[str]:
+    """What is printed: a translation a line, or the best of each with their scores; of an empty line an empty one."""
+    answers = translate(nets, lines, width=options.beam, alpha=options.alpha)
+    for line, hypotheses in zip(lines, answers, strict=True):
+        if not options.best or not line.strip():
             yield hypotheses[0].text if hypotheses else ""
         else:
             yield from map(scored, hypotheses[: options.best])

@@ -531,6 +531,7 @@ def test_scores_by_length_and_by_rank():
     empty, full = scores.by_length(sources, TRANSLATED, REFERENCES, [0, 1, 9])
     assert (empty.bleu, empty.mean, full.sentences) == (None, None, 4)
     assert scores.even_bounds([1, 2, 3, 4, 5], 2) == [1, 3, 5] and scores.even_bounds([1, 1, 1, 2], 2) == [1, 2]
+    assert scores.even_bounds([3, 3, 3], 2) == [3, 4]
 
 
 @pytest.mark.parametrize(

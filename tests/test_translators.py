@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,8 @@ from conftest import user_settings
 from rich.progress import Progress
 
 from experiments import seq2seq, translate
-from experiments.harness import Refused, _options
-from experiments.seq2seq import judging, measuring, speed, training
+from experiments.harness import Refused, _command, _options
+from experiments.seq2seq import judging, measuring, speed, training, translating
 from experiments.seq2seq.training import Recipe, bounds_of, restored, trained
 from experiments.seq2seq.translating import translate as translations
 from experiments.translation import generated
@@ -103,6 +104,52 @@ def test_a_batch_is_its_sentences_and_an_empty_line_is_one(net):
     ]
 
 
+def test_the_nets_of_an_ensemble_read_in_their_own_orders(net, monkeypatch):
+    other, read = net._replace(recipe=replace(TINY, reversed=False)), []
+    encode = translating.seq2seq.encode
+    monkeypatch.setattr(
+        translating.seq2seq,
+        "encode",
+        lambda params, source, **how: read.append(source) or encode(params, source, **how),
+    )
+    translations([net, other], ["vierundzwanzig", "drei"], width=1)
+    for at, size in enumerate(sorted(len(net.vocabularies.source.encode(line)) for line in ("vierundzwanzig", "drei"))):
+        np.testing.assert_array_equal(read[0][:size, at], read[1][:size, at][::-1])
+    assert not np.array_equal(*read)
+
+
+def test_a_net_that_diverges_is_told_and_the_others_are_measured(net, monkeypatch):
+    def some(recipe, *args, **how):
+        if recipe.cell in wrong:
+            raise training.Diverged("the loss of step 7 is nan")
+        return net._replace(recipe=recipe)
+
+    monkeypatch.setattr(measuring, "trained", some)
+    sizes = {name: getattr(TINY, name) for name in ("vocabulary", "limit", "hidden")}
+    config = replace(
+        seq2seq.PRESETS["quick"], **sizes, cells=("lstm", "rnn"), beside=("luong",), beams=(1,), sentences=8
+    )
+    wrong, recipes, progress = ["rnn", "luong"], seq2seq.recipes(config), Progress(disable=True)
+    made = measuring.measured(recipes, config, progress)
+    assert [(one["cell"], one["reversed"]) for one in made["diverged"]] == [
+        ("luong", False),
+        ("rnn", False),
+        ("rnn", True),
+    ]
+    assert {one["cell"] for one in made["nets"]} == {"lstm"} and {*made["by_length"]} == {"forward", "reversed"}
+    assert [row[3] for row in seq2seq.EXPERIMENT.table(made)["rows"]].count("diverged") == 3
+    assert len(judging.judge(made)) == len(seq2seq.EXPERIMENT.claims)
+    wrong = ["lstm"]
+    with pytest.raises(Refused, match=r"every LSTM of .*diverged: lower --learning-rate"):
+        measuring.measured(recipes, config, progress)
+
+
+def test_the_command_of_a_result_gives_its_config():
+    config = replace(seq2seq.PRESETS["cpu"], words=True, dropout=None, beams=(1, 3), depths=(2,), source="fr")
+    said = _command(seq2seq.EXPERIMENT, "cpu", config).split()[3:]
+    assert _options(seq2seq.EXPERIMENT, said)[1] == config
+
+
 def test_bad_calls(net, runs):
     quick, progress = seq2seq.PRESETS["quick"], Progress(disable=True)
     other = net._replace(model=training.model_of(replace(TINY, hidden=4), net.vocabularies))
@@ -115,7 +162,7 @@ def test_bad_calls(net, runs):
         lambda: trained(replace(TINY, limit=1), runs): "none of 200 pairs is left",
         lambda: trained(replace(TINY, batch=500), runs): "batch=500",
         lambda: trained(replace(TINY, data="newstest"), runs): "newstest",
-        lambda: training.model_of(replace(TINY, cell="transformer", hidden=200), net.vocabularies): "num_heads",
+        lambda: measuring.measured([TINY, replace(TINY, cell="rnn", dropout=1.0)], quick, progress): "dropout=1.0",
         lambda: seq2seq.run(replace(quick, words=True), progress): "--words",
         lambda: seq2seq.run(replace(quick, cells=("gru",)), progress): "--cells gru",
         lambda: seq2seq.run(replace(quick, beside=("rnn", "luong")), progress): "--beside rnn",
@@ -134,23 +181,42 @@ def test_another_vocabulary_is_refused_and_nothing_overwritten(net, runs):
     try:
         with pytest.raises(Refused, match="vocabularies"):
             restored(folder)
+        path.write_text(json.dumps({"kind": "bpe", "merges": merges[1:]}))  # of which a later one is made
+        with pytest.raises(training.texts.DataError, match=r"source.json is no vocabulary"):
+            restored(folder)
     finally:
         path.write_text(kept)
     assert content(folder / "checkpoints") == before
 
 
+def test_a_folder_without_its_log_translates_and_one_with_a_wrong_recipe_is_refused(net, runs, tmp_path):
+    folder = tmp_path / TINY.name
+    shutil.copytree(runs / TINY.name, folder)
+    (folder / training.JSON_LINES).unlink()
+    assert translations([restored(folder)], ["vier"], width=1) == translations([net], ["vier"], width=1)
+    told = folder / training.RECIPE
+    told.write_text(told.read_text().replace('"gru"', '"gruu"'))
+    with pytest.raises(Refused, match="cell 'gruu' is none of lstm, gru"):
+        restored(folder)
+
+
 def test_the_command_translates_line_by_line(net, runs, monkeypatch, capsys):
     def given(text, *options):
-        monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": io.BytesIO(text)}))
+        monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": io.BytesIO(text), "isatty": lambda: typed}))
         translate.main(["--runs", str(runs), *options])
         return capsys.readouterr().out.split("\n")[:-1]
 
+    typed = False
     said = given(b"vier\n\ndrei\r\n", "--beam", "2")
     expected = [one[0].text for one in translations([net], ["vier", "", "drei"], width=2)]
     assert said == expected and said[1] == ""
     assert given(b"", "--beam", "2") == []
     best = given(b"vier\n", "--beam", "3", "--best", "2")
     assert len(best) == 2 and float(best[0].split()[0]) >= float(best[1].split()[0])
+    assert given(b"\nvier\n", "--beam", "3", "--best", "2") == ["", *best]
+    with pytest.raises(SystemExit, match=r"standard input, line 2 has .* split it"):
+        given(b"vier\n" + b"zwei " * 200 + b"\n", "--beam", "2")
+    assert capsys.readouterr().out == said[0] + "\n"
     with pytest.raises(SystemExit, match="line 2: the byte 0xff"):
         given(b"vier\n\xff\n", "--beam", "2")
     assert capsys.readouterr().out == said[0] + "\n"  # what came before is not lost
@@ -160,16 +226,22 @@ def test_the_command_translates_line_by_line(net, runs, monkeypatch, capsys):
         (["--alpha", "-1"], b"", "--alpha -1"),
         ([], b"vier\n\xff\n", "standard input, line 2: the byte 0xff is not UTF-8"),
         (["--model", str(runs / "nowhere")], b"", "no translator in"),
-        ([], b"vier\n" + b"zwei " * 200 + b"\n", "standard input, line 2 has"),
+        (["vier", "z\udcff"], b"", "sentence 2 is not UTF-8"),
     ):
         with pytest.raises(SystemExit, match=words):
             given(text, *options)
+    before = capsys.readouterr().out.split("\n")
+    assert before[-2:] == [*given(b"vier\n"), ""]  # of the sentence before the one that is no UTF-8
+    typed, translated = True, translate.translated
+    monkeypatch.setattr(translate, "translated", lambda nets, some, options: [str(len(some))])
+    assert given(b"vier\ndrei\n") == ["1", "1"]  # a line is answered when it is typed
+    monkeypatch.setattr(translate, "translated", translated)
     monkeypatch.setattr("sys.argv", ["translate"])
     with pytest.raises(SystemExit, match="train one with python"):
         translate.main(["vier", "--runs", str(runs / "nothing")])
 
 
-def test_all_that_a_preset_trains():
+def test_all_that_a_preset_trains(net):
     for name, config in seq2seq.PRESETS.items():
         recipes = seq2seq.recipes(config)
         assert len({recipe.name for recipe in recipes}) == len(recipes), name
@@ -179,6 +251,10 @@ def test_all_that_a_preset_trains():
         assert {(layers, seed) for layers in config.depths for seed in range(config.seeds)} <= deep, name
         assert {seed for layers, seed in deep if layers == config.depths[0]} >= {*range(max(config.ensembles or (1,)))}
         assert {r.cell for r in recipes} == {*config.cells, *config.beside, "lstm"}
+        assert {(r.optimizer, r.layers >= 2) for r in recipes if r.cell == "transformer"} == {("adam", True)}, name
+        assert all(training.model_of(recipe, net.vocabularies) for recipe in recipes)
+    both = replace(seq2seq.PRESETS["quick"], cells=("lstm", "transformer"))
+    assert {r.layers for r in seq2seq.recipes(both) if r.cell == "transformer"} == {2}
 
 
 def test_the_bounds_hold_all_lengths_about_evenly():
@@ -323,3 +399,6 @@ def test_speed_at_the_sizes_of_the_paper(monkeypatch, capsys):
     assert "2 layers of 4, batch 3" in told and "1,700" in told and "torch is left out" in told
     with pytest.raises(SystemExit, match="--rounds 0"):
         speed.main(["--rounds", "0"])
+    monkeypatch.setattr(speed, "recipes", lambda config: [replace(TINY, data="nowhere")])
+    with pytest.raises(SystemExit, match="speed: unknown parallel text 'nowhere'"):
+        speed.main([])

@@ -19,14 +19,16 @@ LOOKS = {  # colour, line, marker
 
 
 def draw(result: dict) -> Figure:
-    figure, axes = plt.subplots(2, 3, figsize=(12.4, 7.4), layout="constrained")
+    figure, axes = plt.subplots(2, 4, figsize=(16.4, 7.4), layout="constrained")
     measurements = result["measurements"]
     learning(axes[0, 0], measurements["nets"])
-    conjecture(axes[0, 1], measurements["nets"])
-    table(axes[0, 2], measurements["rows"])
+    conjecture(axes[0, 1], measurements["nets"], "perplexity", "perplexity of a token, test")
+    conjecture(axes[0, 2], measurements["nets"], "greedy", "BLEU, greedy, test")
+    table(axes[0, 3], measurements["rows"])
     against(axes[1, 0], measurements["by_length"], "words and marks in the source", log=False)
     against(axes[1, 1], measurements["by_rank"], "mean rank of the source's words, by frequency", log=True)
-    pca(axes[1, 2], measurements["vectors"])
+    depth(axes[1, 2], measurements["nets"])
+    pca(axes[1, 3], measurements["vectors"])
     figure.suptitle(
         f"{measurements['test']}, {measurements['sentences']:,} sentences; hidden size "
         f"{result['config']['hidden']}; {counted(result['seeds'], 'seed')}",
@@ -63,24 +65,41 @@ def plain_ticks(axis: Axes) -> None:
     axis.minorticks_off()
 
 
-def conjecture(axis: Axes, nets: list[dict]) -> None:
-    """Forward against reversed, a pair of points a cell."""
+def conjecture(axis: Axes, nets: list[dict], name: str, ylabel: str) -> None:
+    """Forward against reversed, a pair of columns a cell."""
     cells = [c for c in LOOKS if {n["reversed"] for n in nets if n["cell"] == c} == {True, False}]
     least = min(net["layers"] for net in nets)
     for at, cell in enumerate(cells):
         colour, marker, _ = LOOKS[cell]
         for reversed in (False, True):
-            values = [
-                n["perplexity"] for n in nets if (n["cell"], n["reversed"], n["layers"]) == (cell, reversed, least)
-            ]
+            values = [n[name] for n in nets if (n["cell"], n["reversed"], n["layers"]) == (cell, reversed, least)]
             x = np.full(len(values), at + (0.15 if reversed else -0.15))
             axis.plot(x, values, marker, color=colour, markerfacecolor=colour if reversed else "white", markersize=7)
     axis.plot([], [], "o", color="grey", markerfacecolor="white", label="source forward")
     axis.plot([], [], "o", color="grey", label="source reversed")
     axis.set_xticks(range(len(cells)), [LOOKS[cell][2] for cell in cells])
     axis.set_xlim(-0.5, max(len(cells), 1) - 0.5)
-    axis.set(ylabel="perplexity of a token, test")
+    axis.set(ylabel=ylabel)
     axis.set_title("forward and reversed, each seed a point", fontsize=9)
+    axis.legend(fontsize=7)
+
+
+def depth(axis: Axes, nets: list[dict]) -> None:
+    """Perplexity against the layers of reversed LSTMs, and what the paper says of a further layer."""
+    mine = [net for net in nets if (net["cell"], net["reversed"]) == ("lstm", True)]
+    layers = sorted({net["layers"] for net in mine})
+    means = [np.mean([net["perplexity"] for net in mine if net["layers"] == count]) for count in layers]
+    colour, marker, _ = LOOKS["lstm"]
+    axis.plot(
+        [net["layers"] for net in mine], [net["perplexity"] for net in mine], marker, color=colour, label="a seed"
+    )
+    axis.plot(layers, means, "-", color=colour, label="mean of the seeds")
+    claimed = means[0] * 0.9 ** (np.array(layers) - layers[0])
+    axis.plot(layers, claimed, "x--", color="#D55E00", label="the paper: a tenth less a layer")
+    axis.set_xticks(layers)
+    axis.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
+    axis.set(xlabel="layers of the reversed LSTM", ylabel="perplexity of a token, test")
+    axis.set_title("depth", fontsize=9)
     axis.legend(fontsize=7)
 
 
@@ -100,8 +119,8 @@ def table(axis: Axes, rows: list[dict]) -> None:
         f"{named.get(row['name'], row['name'])}{more}, beam {row['width']}"
         for row, more in zip(there, several, strict=True)
     ]
-    axis.plot([], [], "x", color="#D55E00", label="Table 1 of 2014: other data, other size")
-    axis.plot([], [], color="black", linewidth=1.2, label="95% of resampled sentences")
+    axis.plot([], [], "x", color="#D55E00", label="the papers', WMT'14 En-Fr: other data and size")
+    axis.plot([], [], color="black", linewidth=1.2, label="95% of resampled sentences, first seed")
     axis.set_yticks(range(len(there)), labels, fontsize=7)
     axis.set_ylim(len(there) + 1.6, -0.6)
     axis.set(xlabel="BLEU, test")
@@ -120,6 +139,7 @@ def against(axis: Axes, bins: dict[str, list[dict]], xlabel: str, *, log: bool) 
         y = np.array([one["bleu"] for one in mine]).T
         error = np.maximum([y[0] - y[1], y[2] - y[0]], 0)
         axis.errorbar(x, y[0], error, fmt=style, marker=marker, color=colour, label=label, capsize=2, markersize=4)
+    axis.set_title("first seed", fontsize=9)
     axis.set(xlabel=xlabel, ylabel="BLEU, 95%", ylim=(0, 1.25 * axis.get_ylim()[1]))  # room for the legend
     if log:
         axis.set_xscale("log")

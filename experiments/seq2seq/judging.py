@@ -45,11 +45,11 @@ def told(row: dict) -> str:
 
 
 def table_1(measurements: dict) -> Finding:
-    rows = [row for row in measurements["rows"] if "paper" in row and row["bleu"]]
+    rows = [row for row in measurements["rows"] if row["cell"] == "lstm" and "paper" in row and row["bleu"]]
     ours = "; ".join(map(told, rows))
     lacking = ROWS - len(rows)
     if lacking:
-        ours += f"; {lacking} rows need more seeds"
+        ours += f"; {lacking} of the paper's rows were not asked for, or need more seeds"
     verdict = OUT_OF_REACH
     if measurements["test"].startswith(WMT) and not lacking and measurements["sentences"] == WMT_SENTENCES:
         away = [abs(np.mean([score[0] for score in row["bleu"]]) - row["paper"]) for row in rows]

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from rich.progress import Progress
 
-from experiments.seq2seq.training import Net, Recipe, count, nats, task_of, trained
+from experiments.harness import Refused
+from experiments.seq2seq.training import Diverged, Net, Recipe, count, model_of, nats, task_of, trained
 from experiments.seq2seq.translating import translate
 from experiments.translation import examples, scores
 from experiments.translation.vocabulary import words
@@ -52,7 +53,10 @@ VOICES = {  # the same said twice, the first of each with the roles exchanged in
 
 
 class Row(NamedTuple):
-    """A row of the table: which translators, how many together, how wide the beam; the paper's BLEU, or None."""
+    """A row of the table: which translators, how many together, how wide the beam; the paper's BLEU, or None.
+
+    Of 2014 (Sutskever et al., Table 1) and, the Transformer's, 2017 (Vaswani et al., Table 2, its base).
+    """
 
     name: str
     cell: str
@@ -75,20 +79,33 @@ def rows(config: Any) -> list[Row]:
     ]
     for cell in config.beside:
         alpha = 0.6 if cell == "transformer" else 0.0  # Vaswani et al. 2017, section 6.1
-        told.append(Row(cell, cell, False, 1, 4 if cell == "transformer" else max(config.beams), alpha, None))
+        paper_of = 38.1 if cell == "transformer" else None
+        told.append(Row(cell, cell, False, 1, 4 if cell == "transformer" else max(config.beams), alpha, paper_of))
     return told
 
 
 def measured(recipes: Sequence[Recipe], config: Any, progress: Progress) -> dict:
-    """Trains what is not trained yet, translates the test text by each, and says how well."""
-    todo = progress.add_task("translators", total=len(recipes))
-    nets = []
-    for recipe in recipes:
-        nets.append(trained(recipe, config.runs, points=config.points, mesh=config.mesh))
-        progress.advance(todo)
+    """Trains what is not trained yet, translates the test text by each, and says how well.
+
+    Raises Refused for what does not fit, before anything is trained, and where the LSTM itself diverges.
+    """
     there = task_of(recipes[0], config.runs)
+    for recipe in recipes:
+        model_of(recipe, there.vocabularies)
+    todo = progress.add_task("translators", total=len(recipes))
+    nets, diverged = [], []
+    for recipe in recipes:
+        try:
+            nets.append(trained(recipe, config.runs, points=config.points, mesh=config.mesh))
+        except Diverged as error:
+            diverged.append({**_who(recipe), "error": str(error)})
+        progress.advance(todo)
+    main = {("lstm", way, min(config.depths)) for way in (False, True)}
+    if lacking := main - {(net.recipe.cell, net.recipe.reversed, net.recipe.layers) for net in nets}:
+        raise Refused(f"every LSTM of {sorted(lacking)} (reversed, layers) diverged: lower --learning-rate")
     name, test = next(iter(there.parallel.tests.items()))
-    sources, references = list(test.source[: config.sentences]), list(test.target[: config.sentences])
+    chosen = np.linspace(0, len(test) - 1, min(config.sentences, len(test))).astype(int).tolist()
+    sources, references = ([side[at] for at in chosen] for side in (test.source, test.target))
     numbers, _ = examples.encoded(test, there.vocabularies, limit=ANY)
     told = [told_of(net, numbers, sources, references) for net in nets]
     table, translations = [], {}
@@ -103,12 +120,14 @@ def measured(recipes: Sequence[Recipe], config: Any, progress: Progress) -> dict
         name: translations[name, 1, width]
         for name in ("forward", "reversed", *config.beside)
         for width in [max(row.width for row in wanted if row.name == name)]
+        if (name, 1, width) in translations
     }
     return {
         "data": there.parallel.provenance,
         "test": f"{config.data} {config.source}-{config.target}, {name}",
         "sentences": len(sources),
         "left_out": there.left_out,
+        "diverged": diverged,
         "nets": told,
         "rows": table,
         "vectors": vectors(_first(nets, "lstm", True, min(config.depths)), said_twice(config)),
@@ -124,16 +143,21 @@ def measured(recipes: Sequence[Recipe], config: Any, progress: Progress) -> dict
 def told_of(net: Net, numbers: examples.Encoded, sources: list[str], references: list[str]) -> dict:
     """A translator's curve, perplexity and greedy translation of the test text."""
     said = [one[0].text for one in translate([net], sources, width=1, limit=ANY)]
-    recipe = net.recipe
+    recipe, greedy = net.recipe, scores.bleu(said, references)
     return {
-        **{name: getattr(recipe, name) for name in ("cell", "layers", "reversed", "seed")},
+        **_who(recipe),
         "parameters": count(net.model),
         "pairs": [step * recipe.batch for step in net.curve["step"]],
         "valid": [float(np.exp(value)) for value in net.curve["valid"]],
         "perplexity": float(np.exp(nats(recipe, net.model, net.params, numbers, most=len(numbers.source)))),
-        "greedy": scores.bleu(said, references).value,
+        "greedy": greedy.value,
+        "signature": greedy.signature,
         "words_per_second": net.words_per_second,
     }
+
+
+def _who(recipe: Recipe) -> dict:
+    return {name: getattr(recipe, name) for name in ("cell", "layers", "reversed", "seed")}
 
 
 def _row(row: Row, nets: list[Net], layers: int, sources: list, references: list, translations: dict) -> dict:
@@ -144,7 +168,7 @@ def _row(row: Row, nets: list[Net], layers: int, sources: list, references: list
         and (net.recipe.layers == layers or row.cell == "transformer")
     ]
     told = {name: value for name, value in row._asdict().items() if value is not None}
-    told |= {"bleu": [], "chrf": [], "seconds": [], "signature": ""}
+    told |= {"bleu": [], "chrf": [], "seconds": [], "signature": "", "chrf_signature": ""}
     if len(mine) < row.nets:
         return told
     groups = [[net] for net in mine] if row.nets == 1 else [mine[: row.nets]]
@@ -154,10 +178,10 @@ def _row(row: Row, nets: list[Net], layers: int, sources: list, references: list
         told["seconds"].append(time.perf_counter() - start)
         said = [hypotheses[0].text if hypotheses else "" for hypotheses in answers]
         translations.setdefault((row.name, row.nets, row.width), said)
-        score = scores.bleu(said, references)
+        score, of_letters = scores.bleu(said, references), scores.chrf(said, references)
         told["bleu"].append([score.value, score.low, score.high])
-        told["chrf"].append(scores.chrf(said, references).value)
-        told["signature"] = score.signature
+        told["chrf"].append(of_letters.value)
+        told |= {"signature": score.signature, "chrf_signature": of_letters.signature}
     return told
 
 
@@ -206,7 +230,7 @@ def _voices(nets: list[Net], reversed: bool, config: Any) -> list[float]:
 
 def _by(single: dict[str, list[str]], sources: list, references: list, train: Sequence[str]) -> dict:
     """Fig. 3: BLEU by the length of the source and by how rare its words are, in bins of about as many sentences."""
-    ranks = scores.ranks(train[:1_000_000])
+    ranks = scores.ranks(train[at] for at in range(0, len(train), -(-len(train) // 1_000_000)))
     lengths = [len(words(source)) for source in sources]
     means = [float(np.mean([ranks.get(word, len(ranks) + 1) for word in words(source)])) for source in sources]
     long, rare = scores.even_bounds(lengths, BINS), scores.even_bounds(means, BINS)

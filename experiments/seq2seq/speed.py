@@ -21,7 +21,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.harness import processor
+from experiments.files import DataError
+from experiments.harness import Refused, processor
 from experiments.seq2seq import PRESETS, recipes
 from experiments.seq2seq.training import loss, model_of, plan_of, task_of
 from experiments.translation.vocabulary import BOS, EOS, PAD, SPECIAL
@@ -73,7 +74,10 @@ def main(args: list[str] | None = None) -> None:
     options = tyro.cli(Options, args=args, prog="python -m experiments.seq2seq.speed")
     if min(options.rounds, options.steps) < 1:
         sys.exit(f"speed: --rounds {options.rounds} --steps {options.steps}: give at least 1 of each")
-    case = _paper(options) if options.preset == "paper" else _published(options)
+    try:
+        case = _paper(options) if options.preset == "paper" else _published(options)
+    except (Refused, DataError) as error:
+        sys.exit(f"speed: {error}")
     contenders: dict[str, Callable[[], None]] = {"ours": _ours(case)}
     if find_spec("torch") and options.compute == "float32":
         contenders["torch"] = _torch(case)

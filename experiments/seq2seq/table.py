@@ -1,14 +1,23 @@
-"""The table: Sutskever et al. 2014's rows, ours beside theirs."""
+"""The table: Sutskever et al. 2014's rows and Vaswani et al. 2017's, ours beside theirs."""
 
 from typing import Any
 
 import numpy as np
 
+from experiments.fit import counted
+
+PHRASES = "out of reach here: no phrase-based system is trained"
+STATISTICAL = {  # Sutskever et al. 2014, Tables 1 and 2
+    "phrase-based system": "33.30",
+    "its 1,000 best rescored by a single forward LSTM": "35.61",
+    "its 1,000 best rescored by a single reversed LSTM": "35.85",
+    "its 1,000 best rescored by 5 reversed LSTMs": "36.5",
+    "the best of its 1,000, by an oracle": "about 45",
+}
+
 
 def table(measurements: dict) -> dict:
-    rows: list[list[Any]] = [
-        ["phrase-based system", "", "33.30", "out of reach here: no such system is trained", "", "", ""]
-    ]
+    rows: list[list[Any]] = [[what, "", paper, PHRASES, "", "", ""] for what, paper in STATISTICAL.items()]
     for row in measurements["rows"]:
         several = f"{row['nets']} " if row["nets"] > 1 else "single "
         named = {"luong": "LSTM with attention (Luong)", "bahdanau": "LSTM with attention (Bahdanau)"}
@@ -19,16 +28,28 @@ def table(measurements: dict) -> dict:
             rows.append([what, row["width"], paper, f"needs {row['nets']} seeds: out of reach here", "", "", ""])
             continue
         bleu = np.array(row["bleu"])
-        spread = f" ± {bleu[:, 0].std():.2f}" if len(bleu) > 1 else ""
         interval = f"{bleu[0, 1]:.1f} to {bleu[0, 2]:.1f}"
         chrf, seconds = f"{np.mean(row['chrf']):.1f}", f"{np.min(row['seconds']):.0f}"
-        rows.append([what, row["width"], paper, f"{bleu[:, 0].mean():.2f}{spread}", interval, chrf, seconds])
+        rows.append([what, row["width"], paper, of(bleu[:, 0]), interval, chrf, seconds])
+    groups: dict[tuple, list[dict]] = {}
     for net in measurements["nets"]:
-        if net["seed"]:
-            continue
+        groups.setdefault((net["cell"], net["layers"], net["reversed"], net["parameters"]), []).append(net)
+    for (cell, layers, reversed, parameters), mine in groups.items():
+        way = "reversed" if reversed else "forward"
+        what = f"{cell}, {counted(layers, 'layer')}, {way}: {parameters / 1e6:.2f}M parameters"
+        perplexity, bleu, speed = (
+            np.array([net[name] for net in mine]) for name in ("perplexity", "greedy", "words_per_second")
+        )
+        told = f"perplexity {of(perplexity)}, greedy BLEU {of(bleu)}"
+        rows.append([what, 1, "", told, "", "", f"{np.median(speed):,.0f} words/s in training"])
+    for net in measurements.get("diverged", []):
         way = "reversed" if net["reversed"] else "forward"
-        what = f"{net['cell']}, {net['layers']} layers, {way}: {net['parameters'] / 1e6:.2f}M parameters"
-        told = f"perplexity {net['perplexity']:.2f}, greedy BLEU {net['greedy']:.1f}"
-        rows.append([what, 1, "", told, "", "", f"{net['words_per_second']:,.0f} words/s in training"])
-    columns = ["", "beam", "the paper, WMT'14 En-Fr", "BLEU", "95%", "chrF", "seconds"]
+        what = f"{net['cell']}, {counted(net['layers'], 'layer')}, {way}, seed {net['seed']}"
+        rows.append([what, 1, "", "diverged", "", "", ""])
+    columns = ["", "beam", "the papers, WMT'14 En-Fr", "BLEU", "95%, first seed", "chrF", "seconds"]
     return {"columns": columns, "rows": rows}
+
+
+def of(values: np.ndarray) -> str:
+    """The mean, and how far the seeds are from it."""
+    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -137,7 +137,8 @@ def model_of(recipe: Recipe, vocabularies: vocabulary.Vocabularies) -> seq2seq.C
     how: dict[str, Any] = {"dropout": dropout, "compute_dtype": recipe.compute}
     try:
         if recipe.cell == "transformer":
-            body: Any = transformer.Config(hidden, layers, max(hidden // 64, 1), kind="decoder", **how)
+            heads = max(heads for heads in range(1, max(hidden // 64, 1) + 1) if not hidden % heads)
+            body: Any = transformer.Config(hidden, layers, heads, kind="decoder", **how)
         elif recipe.cell in ("luong", "bahdanau"):
             width = 2 * hidden if recipe.cell == "bahdanau" else hidden
             body = attending.Config(lstm.Config(width, hidden, layers, **how), recipe.cell)  # pyright: ignore
@@ -157,6 +158,10 @@ def count(config: seq2seq.Config) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
+class Diverged(Refused):
+    """A training whose loss is no longer finite, nor will be when it is taken up again."""
+
+
 class Net(NamedTuple):
     """A trained translator."""
 
@@ -172,20 +177,23 @@ class Net(NamedTuple):
 def trained(recipe: Recipe, runs: str | Path, *, points: int = 10, save_every: int = 500, mesh: str = "") -> Net:
     """The net after all steps: restored, gone on with, or trained from the beginning.
 
-    Raises Refused for what does not fit, and a loss that is not finite.
+    Raises Refused for what does not fit, Diverged for a loss that is not finite.
     """
     there = task_of(recipe, runs)
     model, folder = model_of(recipe, there.vocabularies), Path(runs) / recipe.name
     try:
         state = _state(recipe, model, there, folder, points, save_every, mesh)
-    except (ValueError, CheckpointError, NotFinite) as error:
+    except NotFinite as error:
+        raise Diverged(str(error)) from error
+    except (ValueError, CheckpointError) as error:
         raise Refused(str(error)) from error
     words = there.words_per_pair if recipe.optimizer == "sgd" else there.words_per_pair / there.numbers_per_pair
     return _net(recipe, model, there.vocabularies, state.params, folder, words)
 
 
 def _net(recipe: Recipe, model: Any, vocabularies: Any, params: Any, folder: Path, words_per_item: float) -> Net:
-    rows = [json.loads(line) for line in (folder / JSON_LINES).read_text().splitlines()]
+    log = folder / JSON_LINES
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     curve = [row for row in rows if "valid" in row]
     told = {name: [row[name] for row in curve] for name in ("step", "valid")}
     return Net(recipe, vocabularies, model, params, told, rate(rows) * words_per_item)
@@ -307,6 +315,8 @@ def restored(folder: str | Path) -> Net:
         raise Refused(f"no translator in {folder}: train one with python -m experiments.seq2seq")
     try:
         recipe = Recipe(**json.loads((folder / RECIPE).read_text()))
+        if recipe.cell not in get_args(Cell):
+            raise ValueError(f"cell {recipe.cell!r} is none of {', '.join(get_args(Cell))}")
     except (ValueError, TypeError) as error:
         raise Refused(f"{folder / RECIPE} is no recipe ({error}): restore it, or train anew") from error
     try:

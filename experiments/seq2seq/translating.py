@@ -1,7 +1,7 @@
 """Sentences translated by one net, or by several together, in batches of about one length."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from lstm_rot import decoding
 from lstm_rot.models import seq2seq
 
 BATCH = 32  # sentences searched for at once
-MORE = 8  # numbers that a translation may have above the limit that its net was trained with
+MORE = 50  # numbers that a translation may have above a source's (Vaswani et al. 2017, section 6.1)
 ROUNDED = 8  # numbers: sources are padded to multiples, so that few programs are compiled
 
 
@@ -36,9 +36,9 @@ def translate(
 ) -> list[list[Translation]]:
     """Of each sentence the best hypotheses, `width` of them at most, best first; of an empty one an empty text.
 
-    Several nets are an ensemble. limit: numbers in a sentence at most; None: that which they were trained with. Raises
-    Refused for a width of 0, nets whose words differ, and a sentence over the limit, naming its line, of
-    which the first is line `first` of `origin`.
+    Several nets are an ensemble, each of which reads in the order that it was trained in. limit: numbers in a sentence
+    at most; None: that which they were trained with. Raises Refused for a width of 0, nets whose words differ, and a
+    sentence over the limit, naming its line, of which the first is line `first` of `origin`.
     """
     one = nets[0]
     if width < 1:
@@ -57,7 +57,7 @@ def translate(
             )
         except ValueError as error:
             raise Refused(str(error)) from error
-        rows.append(np.asarray(row, np.int32)[one.recipe.order])
+        rows.append(np.asarray(row, np.int32))
     answers = [[Translation("", 0.0)] for _ in rows]
     order = sorted((at for at, row in enumerate(rows) if len(row)), key=lambda at: len(rows[at]))
     for start in range(0, len(order), BATCH):
@@ -71,18 +71,16 @@ def _searched(nets: Sequence[Net], rows: list[np.ndarray], width: int, alpha: fl
     first, count = nets[0], len(rows)
     rows = rows + [rows[-1]] * (BATCH - count)
     longest = -(-max(map(len, rows)) // ROUNDED) * ROUNDED
-    words, decoder = first.recipe.limit + MORE, first.model.decoder  # whatever the batch
-    source = np.zeros((longest, BATCH), np.int32)
-    for at, row in enumerate(rows):
-        source[: len(row), at] = row
+    words, decoder = max(first.recipe.limit, longest) + MORE, first.model.decoder  # the same of most batches
     lengths = np.array([len(row) for row in rows], np.int32)
-    made = [
-        (
-            net.params.decoder,
-            seq2seq.encode(net.params, source, config=net.model, lengths=lengths, positions=words),
-        )
-        for net in nets
-    ]
+
+    def read(net: Net) -> Any:
+        source = np.zeros((longest, BATCH), np.int32)
+        for at, row in enumerate(rows):
+            source[: len(row), at] = row[net.recipe.order]
+        return seq2seq.encode(net.params, source, config=net.model, lengths=lengths, positions=words)
+
+    made = [(net.params.decoder, read(net)) for net in nets]
     score = decoding.Score(alpha)
     found = decoding.beam(made, config=decoder, begin=BOS, end=EOS, width=width, max_length=words, score=score)
     numbers, kept, scores = (np.asarray(leaf)[:count] for leaf in found)

@@ -63,7 +63,7 @@ def sentence(text: str, vocabulary: Vocabulary, *, limit: int, where: str) -> np
     """One sentence to translate, int32 [length]. Raises ValueError, naming `where`, for an empty one or one over."""
     numbers = vocabulary.encode(text)
     if reason := _reason(numbers, limit):
-        raise ValueError(f"{where} {reason}; give a limit that holds all, or leave it out")
+        raise ValueError(f"{where} {reason}; split it, or take a net that was trained with longer ones")
     return numbers
 
 

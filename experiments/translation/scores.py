@@ -89,8 +89,9 @@ def ranks(texts: Iterable[str]) -> dict[str, int]:
 
 
 def even_bounds(values: Sequence[float], bins: int) -> list[float]:
-    """Bounds between which about as many values lie, fewer than asked for where values are equal."""
-    return sorted({float(bound) for bound in np.quantile(values, np.linspace(0, 1, bins + 1))})
+    """Bounds between which about as many values lie, fewer than asked for where values are equal, two at least."""
+    bounds = sorted({float(bound) for bound in np.quantile(values, np.linspace(0, 1, bins + 1))})
+    return bounds if len(bounds) > 1 else [bounds[0], bounds[0] + 1]
 
 
 def _binned(

@@ -226,7 +226,12 @@ def _read(path: Path) -> Vocabulary:
     try:
         match json.loads(path.read_text("utf-8")):
             case {"kind": "bpe", "merges": merges}:
-                return Bpe(tuple((left, right) for left, right in merges))
+                made = Bpe(tuple((left, right) for left, right in merges))
+                try:
+                    made.encode("")
+                except Exception as error:  # tokenizers raises no other for merges that do not fit together
+                    raise ValueError(str(error)) from error
+                return made
             case {"kind": "words", "words": [*known]}:
                 return Words(tuple(known))
     except FileNotFoundError as error:
