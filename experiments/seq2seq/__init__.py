@@ -48,7 +48,8 @@ class Config:
     """pairs in a step"""
     epochs: float = 1.0
     learning_rate: float = 4e-3
-    """the highest"""
+    """the highest, of the cells that have none of their own below"""
+    residual_rnn_learning_rate: float = 8e-3
     transformer_learning_rate: float = 2e-3
     optimizer: Literal["adam", "sgd"] = "adam"
     """adam, or, but for a Transformer, that of Sutskever et al. 2014"""
@@ -133,9 +134,9 @@ def recipes(config: Config) -> list[Recipe]:
     def of(cell: Cell, *, turned: bool, layers: int = min(config.depths), seed: int = 0) -> Recipe:
         names = {field.name for field in dataclasses.fields(Recipe)} & {f.name for f in dataclasses.fields(config)}
         plain = {name: getattr(config, name) for name in names}
+        plain["learning_rate"] = getattr(config, f"{cell}_learning_rate", config.learning_rate)
         if cell == "transformer":
-            plain |= {"learning_rate": config.transformer_learning_rate, "optimizer": "adam"}
-            layers = max(layers, 2)
+            plain["optimizer"], layers = "adam", max(layers, 2)
         return Recipe(**plain, cell=cell, layers=layers, reversed=turned, seed=seed)
 
     made = [of(cell, turned=turned, seed=0) for cell in config.cells[:1] for turned in (False, True)]
