@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from math import ceil, log, log2, prod
+from math import ceil, inf, log, log2, prod
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from lstm_rot.schedules import Step
 from lstm_rot.sparsity import Group, structure
 
 FALL = 8.0  # of the damping, each iteration
+STUCK = 3  # iterations after which what a step makes of a solved state is taken to be not finite for good
 WRITTEN_OUT = 4  # rows of the Jacobians whose products are written out; larger ones are matrix products
 
 
@@ -57,8 +58,8 @@ class Newton:
     `jax.jvp`: one with a `jax.custom_vjp` in it has none. The gradient is that of the solution, by one reverse affine
     scan; all of its derivatives are.
 
-    Raises ValueError for iterations below 1, a negative tol, another `otherwise` and a carry that is not floating, and
-    TypeError, as `jax.lax.scan`, for a step that changes its carry's shapes or dtypes.
+    Raises ValueError for iterations below 1, a tol below 0 or infinite, another `otherwise` and a carry that is not
+    floating, and TypeError, as `jax.lax.scan`, for a step that changes its carry's shapes or dtypes.
     """
 
     iterations: int | None = None
@@ -66,9 +67,10 @@ class Newton:
     otherwise: Literal["raise", "sequential"] = "raise"
 
     def __post_init__(self):
-        if self.iterations is not None and self.iterations < 1:
-            raise ValueError(f"iterations={self.iterations}: allow at least 1, or None for the line's length")
-        if self.tol is not None and not self.tol >= 0:
+        whole = isinstance(self.iterations, int) and not isinstance(self.iterations, bool)
+        if self.iterations is not None and not (whole and self.iterations >= 1):
+            raise ValueError(f"iterations={self.iterations!r}: allow at least 1, or None for the line's length")
+        if self.tol is not None and not 0 <= self.tol < inf:
             raise ValueError(f"tol={self.tol}: give a residual of at least 0, or None for one by the carry's dtype")
         if self.otherwise not in ("raise", "sequential"):
             raise ValueError(f"otherwise={self.otherwise!r}: choose 'raise' or 'sequential'")
@@ -137,16 +139,18 @@ class Newton:
         most = self.most(line)
 
         def go_on(at: tuple) -> Array:
-            _, (_, (_, excess)), done, _ = at
-            return (done == 0) | ((excess > 1) & (done < most))
+            _, (_, (_, excess)), done, _, stuck = at
+            return (done == 0) | ((excess > 1) & (done < most) & (stuck < STUCK))
 
         def body(at: tuple) -> tuple:
-            states, _, done, known = at
+            states, _, done, known, stuck = at
             wrong, better, known = self.improve(line, states, known)
-            return better, (states, line.sizes(wrong, states)), done + 1, known
+            stuck = jnp.where(line.breaks(wrong, states), stuck + 1, 0)
+            return better, (states, line.sizes(wrong, states)), done + 1, known, stuck
 
         nothing = guess, (jnp.asarray(jnp.inf, line.dtype),) * 2
-        states, before, done, _ = jax.lax.while_loop(go_on, body, (guess, nothing, jnp.int32(0), self.begin(line)))
+        begin = guess, nothing, jnp.int32(0), self.begin(line), jnp.int32(0)
+        states, before, done, _, _ = jax.lax.while_loop(go_on, body, begin)
         now = states, line.sizes(residual(states), states)
         worse = now[1][1] > before[1][1]  # where a line amplifies, the last solve does too, what was rounded
         states, (size, excess) = jax.tree.map(partial(jnp.where, worse), before, now)
@@ -209,14 +213,14 @@ class DampedNewton(Newton):
     each the damping falls to an eighth, so that in the end it is Newton's method, as exact. iterations None: the line's
     length and as many as the damping takes to fall to rounding. The gradient needs no damping and is `Newton`'s.
 
-    damping: at the start. Raises ValueError unless it is above 0, and as `Newton` does.
+    damping: at the start. Raises ValueError unless it is above 0 and finite, and as `Newton` does.
     """
 
     damping: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.damping > 0:
+        if not 0 < self.damping < inf:
             raise ValueError(f"damping={self.damping}: give a number above 0; Newton() is without")
 
     def most(self, line: "Line") -> int:
@@ -316,11 +320,23 @@ class Line(NamedTuple):
         for w, s, leaf in leaves:
             largest = jnp.max(jnp.abs(w) / (1 + jnp.abs(s)), initial=0.0)
             size.append(jnp.where(jnp.isfinite(largest), largest, jnp.inf))
-            info = jnp.finfo(leaf.dtype)
-            excess.append(
-                size[-1] / (float(info.eps) * (16 if info.bits > 16 else 2) if self.tol is None else self.tol)
-            )
+            excess.append(size[-1] / self.allowed(leaf))
         return jnp.stack(size).max(), jnp.nan_to_num(jnp.stack(excess), nan=0.0, posinf=jnp.inf).max()
+
+    def breaks(self, wrong: Any, states: Any) -> Array:
+        """Whether a step gives what is not finite, though all cells before it are solved."""
+        unsolved, broken = [], []
+        for w, s, leaf in zip(jax.tree.leaves(wrong), jax.tree.leaves(states), self.leaves, strict=True):
+            of_cells = tuple(range(1, w.ndim))
+            unsolved.append(~(jnp.abs(w) <= self.allowed(leaf) * (1 + jnp.abs(s))).all(of_cells))
+            broken.append(~jnp.isfinite(w).all(of_cells))
+        first = jnp.stack(unsolved).any(0).argmax()
+        return jnp.stack(broken).any(0)[first]
+
+    def allowed(self, leaf: Array) -> float:
+        """The residual that has converged."""
+        info = jnp.finfo(leaf.dtype)
+        return float(info.eps) * (16 if info.bits > 16 else 2) if self.tol is None else self.tol
 
     def linearized(self, states: Any) -> tuple[Any, Callable, Callable]:
         """What is wrong, s_t - f_t with f_t = step(s_{t-1}); the linear d -> d_t - J_t d_{t-1}; and d -> s - d.
@@ -513,5 +529,6 @@ def _complain(schedule: Newton, length: int, info: Info) -> None:
     if not info.converged:
         raise NotConverged(
             f"{schedule}: a line of {length} cells has the residual {info.residual:.2g} after {info.iterations} "
-            "iterations; allow more, or a larger tol, try DampedNewton, or fall back: otherwise='sequential'"
+            "iterations; allow more, or a larger tol, try DampedNewton, or fall back: otherwise='sequential' (inf: a step "
+            "is not finite; one affine in its state gets one iteration)"
         )

@@ -142,7 +142,7 @@ def _lands(equation: Any, operand: int, shape: tuple[int, ...], out: tuple[int, 
     elif name == "stack":
         lands = {axis: axis + (axis >= params["axis"]) for axis in every}
     elif name == "reshape":
-        lands = _alike(shape, out)
+        lands = _alike(shape, out) if params["dimensions"] is None else {}
     elif name in ("slice", "dynamic_slice"):
         lands = every  # an axis of which a part is taken has another size
     elif name == "pad":

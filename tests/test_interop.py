@@ -125,6 +125,19 @@ def test_a_torch_module(name):
     assert_close((ours, grad_xs, actual), (out.detach().numpy(), xs.grad.numpy(), expected), "float64")
 
 
+def test_a_wrong_prefix_of_a_module_is_told_as_that_of_its_state():
+    class Module:
+        """Has what torch.nn.Module has."""
+
+        def state_dict(self):
+            return {f"enc.{name}": leaf for name, leaf in STATE.items()}
+
+        def get_submodule(self, target):
+            return getattr(self, target)
+
+    raises(["dec.weight_ih_l0", "prefix='enc.'"], lambda: torch.from_torch(Module(), prefix="dec"))
+
+
 def test_other_modules_of_torch():
     torch_ = pytest.importorskip("torch")
     config, params = torch.from_torch(torch_.nn.LSTM(D, H, bias=False))
@@ -509,6 +522,33 @@ def test_inside_other_modules():
     assert_exact(model.lstm(xs, rngs=nnx_.Rngs(dropout=1)), model.lstm(xs, rngs=nnx_.Rngs(dropout=1)))
     model.eval()
     assert_exact(call(model), call(model))
+
+
+def test_in_an_nnx_bidirectional_the_dropout_is_the_modules_own():
+    """It hands on a stream for carries, always of seed 0."""
+    config = lstm.Config(D, H, recurrent_dropout=0.5)
+    params = lstm.init(KEY, config)
+
+    def run(seed):
+        ways = [nnx.LSTM.from_params(params, config, rngs=nnx_.Rngs(seed + way)) for way in (0, 1)]
+        return nnx_.Bidirectional(*ways)(jnp.asarray(XS, "float32"))  # pyright: ignore
+
+    assert_exact(run(0), run(0))
+    assert not np.allclose(run(0), run(2))
+
+
+def test_a_module_is_made_of_params_that_are_traced():
+    params, xs = jax.tree.map(jnp.asarray, random(PLAIN)), jnp.asarray(XS)
+    made = jax.jit(jax.grad(lambda params: jnp.sum(nnx.LSTM.from_params(params, PLAIN)(xs))))(params)
+    assert_close(made, jax.grad(lambda params: ours(PLAIN)(params, xs).sum())(params), "float64")
+
+
+def test_two_directions_of_one_cell_are_two_and_must_be_concatenated():
+    one = nnx_.RNN(nnx_.OptimizedLSTMCell(D, H, rngs=nnx_.Rngs(0)))
+    config, params = flax.from_flax(nnx_.Bidirectional(one, one))
+    assert config.bidirectional
+    assert_exact(jax.tree.map(lambda leaf: leaf[:, 0], params), jax.tree.map(lambda leaf: leaf[:, 1], params))
+    raises(["merge_fn=", "concatenated"], lambda: flax.from_flax(nnx_.Bidirectional(one, one, merge_fn=jnp.add)))
 
 
 def call_with(shape=(B, T, D), **options):

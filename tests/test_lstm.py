@@ -163,7 +163,8 @@ def test_other_stacks_take_the_same_options(model, way, implementation):
 )
 def test_poison_in_the_padding_changes_nothing(way, implementation):
     """Values and gradients are those of zeros there, bit for bit, whatever stands past the lengths."""
-    config = make(layer_norm=True, peepholes=True, **WAYS[way], num_layers=1 if way == "reverse" else 2)
+    layers = {"reverse": 1, "bidirectional": 2, "forward": 2 + (implementation == "wavefront")}[way]
+    config = make(layer_norm=True, peepholes=True, **WAYS[way], num_layers=layers)
     params, xs, carry = stack_arguments(lstm, config, T, B)
     f = stack_gradients(lstm, config, lengths=LENGTHS, implementation=implementation)
     clean = f(params, np.where(PADDING, 0, xs), carry)
@@ -236,7 +237,8 @@ def test_bidirectional_is_forward_and_reverse_side_by_side():
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_chunks_equal_one_run(implementation):
     """With every dropout, zoneout, and lengths that end in either chunk."""
-    steps, config, lengths = 6, make(**DROPOUTS, zoneout_cell=0.2), np.array([0, 2, 6, 4])
+    layers = 2 + (implementation == "wavefront")  # two of them of one width
+    steps, config, lengths = 6, make(**DROPOUTS, zoneout_cell=0.2, num_layers=layers), np.array([0, 2, 6, 4])
     params, xs, carry = stack_arguments(lstm, config, steps, B)
     apply = partial(lstm.apply, params, config=config, key=KEY, implementation=implementation)
     whole = apply(xs, lengths=lengths, carry=carry, start=7)
@@ -386,7 +388,7 @@ def test_recurrent_dropout_loses_no_memory():
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_vmap_jit_and_grad_go_together(implementation):
     """A batch of stacks with weights, inputs and lengths of their own is each of them alone; gradients too."""
-    config = make(num_layers=1 + (implementation == "wavefront"), layer_norm=True)
+    config = make(num_layers=1 + 2 * (implementation == "wavefront"), layer_norm=True)
     one, other = (stack_arguments(lstm, config, T, B, seed=seed) for seed in (0, 20))
     lengths = np.stack([LENGTHS, LENGTHS[::-1]])
 
@@ -494,6 +496,20 @@ def test_steps_are_apply(options):
         carry, y = lstm.step(params, x, config=config, carry=carry)
         outs.append(y)
     assert_close((carry, jnp.stack(outs)), whole, "float64")
+
+
+@pytest.mark.usefixtures("untyped")
+def test_sizes_and_rates_may_be_of_numpy():
+    config = lstm.Config(np.int64(D), np.int32(H), dropout=np.float32(0.25))  # pyright: ignore
+    assert config == lstm.Config(D, H, dropout=0.25)
+    assert lstm.apply(lstm.init(KEY, config), np.zeros((T, B, D), "float32"), config=config)[1].shape == (T, B, H)
+
+
+def test_a_step_takes_a_carry_of_one_array_twice():
+    config = make()
+    params, x, zero = lstm.init(KEY, config), np.ones((B, D)), jnp.zeros((2, B, H))
+    apart = lstm.step(params, x, config=config, carry=lstm.zeros(config, B))
+    assert_exact(lstm.step(params, x, config=config, carry=lstm.Carry(zero, zero)), apart)
 
 
 def test_a_step_donates_its_carry_and_compiles_once():
@@ -646,6 +662,11 @@ ERRORS = {
     "params of another gate": (
         lambda: run({"gates": branch.COUPLED}, params=lstm.init(KEY, make())), "params[0].wx", "(1, 3, 4, 4)",
     ),
+    "uniform of infinity": (lambda: lstm.init(KEY, make(), uniform=np.inf), "uniform=inf", "above 0"),
+    "forget bias": (lambda: make(forget_bias=np.nan), "forget_bias=nan", "finite"),
+    "forget bias of words": (lambda: make(forget_bias=None), "forget_bias=None", "finite"),
+    "schedule not called": (lambda: run(schedule=Checkpointed), "Checkpointed", "as it is called"),
+    "no schedule": (lambda: run(schedule=None), "schedule=None", "Sequential()"),
     "uniform of zero": (lambda: lstm.init(KEY, make(), uniform=0.0), "uniform=0.0", "above 0"),
     "uniform below zero": (lambda: lstm.init(KEY, make(), uniform=-0.1), "uniform=-0.1", "above 0"),
     "uniform not a number": (lambda: lstm.init(KEY, make(), uniform=np.nan), "uniform=nan", "above 0"),
@@ -700,8 +721,10 @@ def test_rates_are_probabilities_below_one(field, value):
         ({"bidirectional": True}, Sequential(2), "hoisted", ["'wavefront' cannot serve: bidirectional=True"]),
         (ALL, Sequential(), "hoisted", ["'reference' serves too", "'wavefront' serves too"]),
         ({}, jax.lax.scan, "reference", ["'hoisted' cannot serve: schedule=", "'wavefront' serves too"]),
+        ({}, Sequential(), "hoisted", ["'wavefront' serves too: here as 'reference', for no two layers are alike"]),
+        ({"num_layers": 3}, Sequential(), "hoisted", ["'wavefront' serves too: T + L - 1 ticks"]),
     ],
-    ids=["plain", "reverse", "bidirectional", "all options", "another schedule"],
+    ids=["plain", "reverse", "bidirectional", "all options", "another schedule", "unlike layers", "like layers"],
 )
 def test_explain_names_the_pick_and_each_refusal(options, schedule, picked, parts):
     text = lstm_rot.explain(make(**options), schedule=schedule)

@@ -30,8 +30,8 @@ def from_flax(source: Any) -> tuple[lstm.Config, tuple[branch.Params, ...]]:
     OptimizedLSTMCell, or the two of a Bidirectional (forward_rnn and backward_rnn) whose outputs are concatenated.
 
     Raises ValueError where no cell or more than one is found, for sizes that do not fit or several dtypes, for nnx
-    cells whose gate_fn and activation_fn are not sigmoid and tanh (linen's variables do not show them), and for
-    float64 without x64.
+    cells whose gate_fn and activation_fn are not sigmoid and tanh and an nnx.Bidirectional whose merge_fn does not
+    concatenate (linen's variables do not show them), and for float64 without x64.
     """
     stack = source if isinstance(source, list | tuple | nnx.List) else [source]
     if not len(stack):
@@ -46,6 +46,9 @@ def from_flax(source: Any) -> tuple[lstm.Config, tuple[branch.Params, ...]]:
 
 def _layer(source: Any) -> list[branch.Params]:
     """The weights of a layer's one direction, or two."""
+    if isinstance(source, nnx.Bidirectional):  # its two may be one and the same, whose state is kept once
+        _check_merged(source.merge_fn)
+        return [p for way in (source.forward_rnn, source.backward_rnn) for p in _layer(way)]
     if isinstance(source, nnx.Module):
         _check_activations(source)
         source = nnx.state(source, nnx.Param)
@@ -67,6 +70,12 @@ def _layer(source: Any) -> list[branch.Params]:
         raise ValueError(f"{len(found)} LSTM cells, at {paths}: give a list of one layer each, from the bottom up")
     keys = layers.listed(jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(source))
     raise ValueError(f"no LSTM cell among {keys}: give the weights of an LSTMCell or OptimizedLSTMCell")
+
+
+def _check_merged(merge: Any) -> None:
+    one, other = np.zeros((1, 2), np.float32), np.ones((1, 2), np.float32)
+    if not np.array_equal(merge(one, other), np.concatenate([one, other], axis=-1)):
+        raise ValueError(f"merge_fn={merge!r}: our two directions' outputs are concatenated")
 
 
 def _check_activations(module: nnx.Module) -> None:

@@ -71,9 +71,14 @@ def _stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def from_runs(params: Any, config: lstm.Config) -> Layers:
-    """The weights of each layer and direction. Raises ValueError for params of another config."""
+def check(params: Any, config: lstm.Config) -> None:
+    """Raises ValueError for params of another config."""
     checks.like("params", params, recurrent.shapes(lstm.KIND, config, 1)[0])
+
+
+def from_runs(params: Any, config: lstm.Config) -> Layers:
+    """The weights of each layer and direction. Raises ValueError as `check`."""
+    check(params, config)
     layers = []
     for run, (_, count) in zip(jax.tree.map(np.asarray, params), config.runs, strict=True):
         for k in range(count):

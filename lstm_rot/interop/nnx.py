@@ -57,7 +57,7 @@ class LSTM(nnx.Module):
 
         rngs: needed only where the config draws random numbers; from seed 0 without.
         """
-        layers.from_runs(params, config)  # checks them
+        layers.check(params, config)
         ours = {field.name: getattr(config, field.name) for field in fields(lstm.Config)}
         width, hidden, reverse = (ours.pop(name) for name in ("input_size", "hidden_size", "reverse"))
         options = {"reverse": reverse, "keep_order": reverse} | options
@@ -88,7 +88,7 @@ class LSTM(nnx.Module):
         initial_carry: (c, h), each [*batch, H], of L layers [L, *batch, H], of two directions [L, 2, *batch, H];
         zeros without. seq_lengths: [*batch]; the carry is that after each sequence's last step. reverse: each
         sequence is read from its end and the outputs come in that order, or with keep_order in that of the inputs.
-        rngs: draws the dropout in the place of the module's own; the carry needs none.
+        rngs: draws the dropout in the place of the module's own, but a stream for carries, which need none.
 
         Raises ValueError for wrong shapes, lengths outside 0..T, and reverse of a bidirectional stack.
         """
@@ -108,7 +108,8 @@ class LSTM(nnx.Module):
     def _key(self, rngs: nnx.Rngs | nnx.RngStream | None) -> Any:
         if self.deterministic or not sequences.draws(self.config):
             return None
-        stream: Any = self.rngs if rngs is None else rngs
+        of_a_carry = isinstance(rngs, nnx.RngStream) and rngs.tag == "carry"  # what nnx.Bidirectional hands on
+        stream: Any = self.rngs if rngs is None or of_a_carry else rngs
         return stream.dropout() if isinstance(stream, nnx.Rngs) else stream()
 
 

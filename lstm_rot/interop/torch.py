@@ -37,12 +37,13 @@ def from_torch(source: Any, *, prefix: str = "") -> tuple[lstm.Config, tuple[bra
     state, dropout = source, 0.0
     if hasattr(source, "state_dict"):
         state = source.state_dict()
-        rate = getattr(source.get_submodule(prefix.rstrip(".")), "dropout", 0.0)
-        dropout = rate if isinstance(rate, float | int) else 0.0
     if not isinstance(state, Mapping):
         raise ValueError(f"source is a {type(source).__name__}: give a torch.nn.LSTM or its state_dict()")
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     cells = _cells(_renamed(found), prefix, state)
+    if hasattr(source, "state_dict"):
+        rate = getattr(source.get_submodule(prefix.rstrip(".")), "dropout", 0.0)
+        dropout = rate if isinstance(rate, float | int) else 0.0
     config = layers.config_of(cells, dropout=dropout)
     return config, layers.to_runs(cells, config)
 

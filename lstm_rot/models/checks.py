@@ -61,7 +61,7 @@ def sizes(config: Any, *fields: str) -> None:
     """Raises ValueError unless each named field of the config is a whole number of at least 1."""
     for field in fields:
         value = getattr(config, field)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{field}={value!r}: give a whole number of at least 1")
 
 
@@ -73,7 +73,8 @@ def rates(config: Any, *fields: str) -> None:
 
 def rate(name: str, value: Any) -> None:
     """Raises ValueError unless the value is a probability below 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+    numbers = int | float | np.integer | np.floating
+    if isinstance(value, bool) or not isinstance(value, numbers) or not 0 <= value < 1:
         raise ValueError(f"{name}={value!r}: give a probability, at least 0 and below 1")
 
 

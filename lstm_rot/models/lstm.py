@@ -45,6 +45,9 @@ class Config(recurrent.Config):
         if self.projection_size is not None:
             checks.sizes(self, "projection_size")
         checks.rates(self, "variational_dropout", "recurrent_dropout", "zoneout_cell", "zoneout_hidden")
+        number = isinstance(self.forget_bias, int | float | np.integer | np.floating)
+        if not number or not np.isfinite(self.forget_bias):
+            raise ValueError(f"forget_bias={self.forget_bias!r}: give a finite number, 1 as a rule")
         if not isinstance(self.gates, branch.Gates):
             raise ValueError(f"gates={self.gates!r}: choose branches.lstm.FORGET, COUPLED or GATES_1997")
 
@@ -140,10 +143,10 @@ def init(key: PRNGKeyArray, config: Config, *, uniform: float | None = None) -> 
     """Fresh params: runs of equal layers, each with a leading layer axis, a bidirectional one's then an axis of two.
 
     Orthogonal W_h, Lecun normal W_x, zero biases; with `uniform`, all weights and biases uniform in +-uniform:
-    1 / sqrt(hidden_size) is torch's start, 0.08 that of Sutskever et al. 2014. `config.forget_bias` is added to either.
-    Raises ValueError for a uniform that is not above 0.
+    1 / sqrt(hidden_size) is torch's start, 0.08 that of Sutskever et al. 2014. `config.forget_bias` is added to either,
+    where there is a forget gate. Raises ValueError for a uniform that is not finite and above 0.
     """
-    if uniform is not None and not uniform > 0:
+    if uniform is not None and not 0 < uniform < float("inf"):
         raise ValueError(f"uniform={uniform!r}: give the bound of the weights, above 0, or None for orthogonal ones")
     return _init(key, config, None if uniform is None else float(uniform))
 
@@ -204,6 +207,8 @@ def step(
     expected_params, expected_carry = recurrent.shapes(KIND, config, np.shape(x)[0])
     checks.like("params", params, expected_params)
     checks.like("carry", carry, expected_carry)
+    if carry.c is carry.h:  # a buffer can be donated once
+        carry = carry._replace(h=jnp.array(carry.h))
     return _step(params, x, carry, config=config)
 
 

@@ -170,6 +170,8 @@ def explain(config: Config, *, schedule: Schedule = Sequential()) -> str:
     lines = [f"None picks {picked!r}: {_PURPOSE[picked]}"]
     for name, purpose in _PURPOSE.items():
         reason = _refusal(name, config, schedule)
+        if name == "wavefront" and all(count == 1 for _, count in config.runs):
+            purpose = "here as 'reference', for no two layers are alike, to be run at once"
         if name != picked:
             lines.append(f"{name!r} serves too: {purpose}" if reason is None else f"{name!r} cannot serve: {reason}")
     return "\n".join(lines)
@@ -194,6 +196,8 @@ def _refusal(implementation: Implementation, config: Config, schedule: Schedule)
 
 def _pick(implementation: Implementation | None, config: Config, schedule: Schedule) -> Implementation:
     """The named implementation, or the fastest that serves. Raises ValueError where it is unknown or cannot serve."""
+    if isinstance(schedule, type) or not callable(schedule):
+        raise ValueError(f"schedule={schedule!r}: give one as it is called, as in Sequential() or Checkpointed()")
     if implementation is None:
         return "hoisted" if _refusal("hoisted", config, schedule) is None else "reference"
     if implementation not in _PURPOSE:
