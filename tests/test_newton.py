@@ -186,6 +186,7 @@ def test_the_structure_that_is_read_is_that_of_the_jacobian(name):
         (lambda c, x: c.T.sum(0, keepdims=True).T * c, (0,), False),
         (lambda c, x: jnp.concatenate([c[:, 1:], c[:, :1]], 1), (0,), True),
         (lambda c, x: c.reshape(6).reshape(2, 3) * x, (), True),
+        (lambda c, x: jax.lax.reshape(c, (2, 3), (1, 0)) + x, (), True),  # transposed before
         (lambda c, x: jnp.where(x > 0, c, -c), (0, 1), True),
         (lambda c, x: jnp.where(c > 0, c, 0.0), (0, 1), False),
         (lambda c, x: jax.checkpoint(jnp.sin)(c), (0, 1), False),
@@ -342,6 +343,35 @@ def test_or_is_told_and_left_as_it_is():
     assert not info.converged and info.residual >= 0.5 and above.shape == (4, 2)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_a_step_that_is_not_finite_is_told_soon(schedule):
+    """When the cells before it are solved, however long the line is after it."""
+    cell, p, left, xs = along_time("rnn", "float64", steps=200)
+    run = jax.jit(scan(cell, TIME, schedule=partial(newton_with_info, newton=schedule)))
+    for at in (0, 60):
+        _, (_, info) = run(p, left, np.where(np.arange(200)[:, None, None] == at, np.nan, xs))
+        assert not info.converged and info.residual == np.inf and info.iterations < 80
+
+
+@pytest.mark.parametrize("otherwise", ["raise", "sequential"])
+def test_lines_of_a_vmap_are_each_solved(otherwise):
+    """Of weights and lengths of iteration that differ; values and gradients."""
+    cell, p, left, xs = along_time("rnn", "float64")
+    scales = jnp.asarray([0.01, 1.0, 3.0])
+
+    def run(schedule, scale):
+        return value_and_grads(
+            lambda p, left, xs: scan(cell, TIME, schedule=schedule)(jax.tree.map(lambda w: scale * w, p), left, xs),
+            p,
+            left,
+            xs,
+        )
+
+    together = jax.vmap(partial(run, Newton(otherwise=otherwise)))(scales)
+    for at, scale in enumerate(scales):
+        assert_close(jax.tree.map(lambda leaf, at=at: leaf[at], together), run(Sequential(), scale), "float64")
+
+
 def test_damping_spares_what_runs_away():
     """The logistic map at r = 2.5, begun far from its fixed point: undamped, most iterations mend one cell."""
 
@@ -395,7 +425,10 @@ def test_what_a_line_costs():
     [
         (lambda: Newton(iterations=0), "iterations=0: allow at least 1"),
         (lambda: Newton(tol=-1.0), "tol=-1.0: give a residual of at least 0"),
+        (lambda: Newton(iterations=2.5), "iterations=2.5: allow at least 1"),  # pyright: ignore[reportArgumentType]
         (lambda: Newton(tol=float("nan")), "tol=nan"),
+        (lambda: Newton(tol=float("inf")), "tol=inf"),
+        (lambda: DampedNewton(damping=float("inf")), "damping=inf"),
         (
             lambda: Newton(otherwise="hope"),  # pyright: ignore[reportArgumentType]
             "otherwise='hope': choose 'raise' or 'sequential'",

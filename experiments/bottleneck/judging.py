@@ -129,5 +129,5 @@ def _rule(what: str, steps: int) -> str:
     return (
         f"on an accelerator, in the median of the lines of {steps:,} steps or more: reproduced, in kind, if {what} "
         f"trains at least {FAST} times as fast at once as step by step, contradicted if not faster, else inconclusive; "
-        "on a processor, whose few cores a parallel scan cannot use, out of reach here"
+        "on a processor, whose few cores say nothing of an accelerator's many, out of reach here"
     )

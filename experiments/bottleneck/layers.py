@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.harness import Refused
 from lstm_rot import DEPTH, TIME, DiagonalNewton, Newton, newton_with_info, residual, scan, turn
 from lstm_rot.branches import attention, gru, lstm, minlstm, mlstm
 from lstm_rot.kernels.hoisted import hoisted
@@ -27,18 +28,28 @@ class Layer(NamedTuple):
     widest: int = 1 << 30  # that can be afforded
 
 
+UNSOLVED = -1
+
+
+def solved(iterations: Any, name: str, steps: int) -> int | None:
+    """The iterations as a number. Raises Refused where the line was not solved."""
+    if iterations is not None and int(iterations) == UNSOLVED:
+        raise Refused(f"{name} over {steps} steps is not solved at once: its numbers would be of no line; take fewer")
+    return None if iterations is None else int(iterations)
+
+
 def step_by_step(branch: Any, zeros: Callable[[Any, tuple[int, ...]], Any], make: Callable = hoisted) -> Callable:
     """The line of that branch along TIME, as fast as we have it. zeros(p, (B,)) -> the carry that enters."""
     return lambda p, xs: (make(residual(branch), TIME)(p, zeros(p, xs.shape[1:2]), xs)[1], None)
 
 
 def at_once(branch: Any, zeros: Callable[[Any, tuple[int, ...]], Any], newton: Newton | None = None) -> Callable:
-    """The same by Newton's method."""
+    """The same by Newton's method; of a line that it does not solve it tells UNSOLVED iterations."""
 
     def run(p: Any, xs: Any) -> tuple[Any, Any]:
         line = scan(residual(branch), TIME, schedule=partial(newton_with_info, newton=newton or Newton()))
         _, (ys, info) = line(p, zeros(p, xs.shape[1:2]), xs)
-        return ys, info.iterations  # pyright: ignore
+        return ys, jnp.where(info.converged, info.iterations, UNSOLVED)  # pyright: ignore
 
     return run
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.bottleneck.layers import LAYERS
+from experiments.bottleneck.layers import LAYERS, solved
 from experiments.harness import Refused
 from lstm_rot.training.cost import flops
 from lstm_rot.training.hlo import Program
@@ -45,7 +45,7 @@ def case(names: Sequence[str], steps: int, width: int, batch: int, seconds: floa
 def _row(name: str, steps: int, width: int, batch: int) -> tuple[dict, Callable]:
     step, args = training_step(name, jax.random.key(0), steps, width, batch)
     (_, iterations), _ = jax.block_until_ready(step(*args))
-    told = None if iterations is None else int(iterations)
+    told = solved(iterations, name, steps)
     forward = jax.jit(LAYERS[name].run).lower(*args).compile()
     told_by_trace = iterations is None  # an iteration of Newton's traces the step several times
     work = float(flops(LAYERS[name].run, *args)) if told_by_trace else float("nan")
@@ -78,7 +78,7 @@ def in_turn(calls: dict[str, Callable], seconds: float, *, least: int = 5, most:
 LONG = """
 import json, resource, sys, time
 import jax
-from experiments.bottleneck.layers import LAYERS
+from experiments.bottleneck.layers import LAYERS, solved
 name, steps, width = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 p = LAYERS[name].init(jax.random.key(0), width)
 xs = jax.random.normal(jax.random.key(1), (steps, 1, width))
@@ -87,7 +87,7 @@ start = time.perf_counter()
 _, iterations = jax.block_until_ready(run(p, xs))
 seconds, unit = time.perf_counter() - start, 1 if sys.platform == "darwin" else 1024
 peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-iterations = None if iterations is None else int(iterations)
+iterations = solved(iterations, name, steps)
 print(json.dumps({"seconds": seconds, "peak": peak, "iterations": iterations}))
 """
 
