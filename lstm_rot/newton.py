@@ -529,6 +529,6 @@ def _complain(schedule: Newton, length: int, info: Info) -> None:
     if not info.converged:
         raise NotConverged(
             f"{schedule}: a line of {length} cells has the residual {info.residual:.2g} after {info.iterations} "
-            "iterations; allow more, or a larger tol, try DampedNewton, or fall back: otherwise='sequential' (inf: a step "
-            "is not finite; one affine in its state gets one iteration)"
+            "iterations; allow more, or a larger tol, try DampedNewton, or fall back: otherwise='sequential' (inf: a "
+            "step is not finite; one affine in its state gets one iteration)"
         )
