@@ -19,7 +19,7 @@ LOOKS = {  # colour, line, marker
 
 
 def draw(result: dict) -> Figure:
-    figure, axes = plt.subplots(2, 4, figsize=(16.4, 7.4), layout="constrained")
+    figure, axes = plt.subplots(2, 4, figsize=(16.4, 7.4), dpi=110, layout="constrained")
     measurements = result["measurements"]
     learning(axes[0, 0], measurements["nets"])
     conjecture(axes[0, 1], measurements["nets"], "perplexity", "perplexity of a token, test")
@@ -54,7 +54,8 @@ def learning(axis: Axes, nets: list[dict]) -> None:
         axis.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
     axis.set(xlabel="thousand sentence pairs read", ylabel="perplexity of a token, validation", yscale="log")
     axis.set_title("learning: mean, least and greatest of the seeds", fontsize=9)
-    axis.legend(fontsize=6.5)
+    axis.set_ylim(top=3 * axis.get_ylim()[1])  # room for the legend
+    axis.legend(fontsize=6.5, loc="upper right", ncols=2)
     plain_ticks(axis)
 
 
@@ -88,6 +89,10 @@ def depth(axis: Axes, nets: list[dict]) -> None:
     """Perplexity against the layers of reversed LSTMs, and what the paper says of a further layer."""
     mine = [net for net in nets if (net["cell"], net["reversed"]) == ("lstm", True)]
     layers = sorted({net["layers"] for net in mine})
+    if len(layers) < 2:
+        axis.text(0.5, 0.5, "depth: one number of layers alone", ha="center", va="center", transform=axis.transAxes)
+        axis.set_axis_off()
+        return
     means = [np.mean([net["perplexity"] for net in mine if net["layers"] == count]) for count in layers]
     colour, marker, _ = LOOKS["lstm"]
     axis.plot(
