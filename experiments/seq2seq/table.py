@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.fit import counted
+from experiments.seq2seq.measuring import PAPER
 
 PHRASES = "out of reach here: no phrase-based system is trained"
 STATISTICAL = {  # Sutskever et al. 2014, Tables 1 and 2
@@ -31,6 +32,11 @@ def table(measurements: dict) -> dict:
         interval = f"{bleu[0, 1]:.1f} to {bleu[0, 2]:.1f}"
         chrf, seconds = f"{np.mean(row['chrf']):.1f}", f"{np.min(row['seconds']):.0f}"
         rows.append([what, row["width"], paper, of(bleu[:, 0]), interval, chrf, seconds])
+    asked = {(row["nets"], row["width"]) for row in measurements["rows"] if row["name"] == "reversed"}
+    for (nets, width), paper in PAPER.items():
+        if (nets, width) not in asked:
+            what = "single reversed LSTM" if nets == 1 else f"{nets} reversed LSTMs"
+            rows.append([what, width, f"{paper:.2f}", "not asked for: out of reach here", "", "", ""])
     groups: dict[tuple, list[dict]] = {}
     for net in measurements["nets"]:
         groups.setdefault((net["cell"], net["layers"], net["reversed"], net["parameters"]), []).append(net)
