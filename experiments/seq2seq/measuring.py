@@ -143,7 +143,7 @@ def measured(recipes: Sequence[Recipe], config: Any, progress: Progress) -> dict
 def told_of(net: Net, numbers: examples.Encoded, sources: list[str], references: list[str]) -> dict:
     """A translator's curve, perplexity and greedy translation of the test text."""
     said = [one[0].text for one in translate([net], sources, width=1, limit=ANY)]
-    recipe, greedy = net.recipe, scores.bleu(said, references)
+    recipe, greedy = net.recipe, scores.bleu(said, references, interval=False)
     return {
         **_who(recipe),
         "parameters": count(net.model),
@@ -178,7 +178,7 @@ def _row(row: Row, nets: list[Net], layers: int, sources: list, references: list
         told["seconds"].append(time.perf_counter() - start)
         said = [hypotheses[0].text if hypotheses else "" for hypotheses in answers]
         translations.setdefault((row.name, row.nets, row.width), said)
-        score, of_letters = scores.bleu(said, references), scores.chrf(said, references)
+        score, of_letters = scores.bleu(said, references), scores.chrf(said, references, interval=False)
         told["bleu"].append([score.value, score.low, score.high])
         told["chrf"].append(of_letters.value)
         told |= {"signature": score.signature, "chrf_signature": of_letters.signature}

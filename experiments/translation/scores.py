@@ -36,24 +36,28 @@ class Bin(NamedTuple):
     bleu: Score | None
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    """Of the whole text (Papineni et al. 2002; Post 2018). Raises ValueError for unequal numbers of sentences."""
-    return _scored(BLEU(), hypotheses, references)
+def bleu(hypotheses: Sequence[str], references: Sequence[str], *, interval: bool = True) -> Score:
+    """Of the whole text (Papineni et al. 2002; Post 2018). Raises ValueError for unequal numbers of sentences.
+
+    Without an interval, which takes most of the time, its ends are nan.
+    """
+    return _scored(BLEU(), hypotheses, references, interval)
 
 
-def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    """Of n-grams of characters (Popović 2015). Raises ValueError as `bleu`."""
-    return _scored(CHRF(), hypotheses, references)
+def chrf(hypotheses: Sequence[str], references: Sequence[str], *, interval: bool = True) -> Score:
+    """Of n-grams of characters (Popović 2015), as `bleu`."""
+    return _scored(CHRF(), hypotheses, references, interval)
 
 
-def _scored(metric: BLEU | CHRF, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
+def _scored(metric: BLEU | CHRF, hypotheses: Sequence[str], references: Sequence[str], interval: bool) -> Score:
     _check(hypotheses, references)
+    if not interval:
+        score = metric.corpus_score(hypotheses, [references])
+        return Score(score.score, float("nan"), float("nan"), str(metric.get_signature()))
     try:
         score = metric.corpus_score(hypotheses, [references], n_bootstrap=RESAMPLED)
     except TypeError:  # sacrebleu's interval fails where some resampled texts are at 0: none then
-        metric = type(metric)()
-        score = metric.corpus_score(hypotheses, [references])
-        return Score(score.score, float("nan"), float("nan"), str(metric.get_signature()))
+        return _scored(type(metric)(), hypotheses, references, interval=False)
     signature = str(metric.get_signature())
     told = json.loads(score.format(width=6, signature=signature, is_json=True))  # of no interval where all is 0
     mean, half = told.get("confidence_mean", score.score), told.get("confidence_var", 0.0)
