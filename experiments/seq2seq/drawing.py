@@ -54,7 +54,8 @@ def learning(axis: Axes, nets: list[dict]) -> None:
         axis.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
     axis.set(xlabel="thousand sentence pairs read", ylabel="perplexity of a token, validation", yscale="log")
     axis.set_title("learning: mean, least and greatest of the seeds", fontsize=9)
-    axis.set_ylim(top=3 * axis.get_ylim()[1])  # room for the legend
+    after = [value for net in nets for value in net["valid"][1:] or net["valid"]]
+    axis.set_ylim(top=6 * max(after))  # room for the legend; what is above at the first point is soon within
     axis.legend(fontsize=6.5, loc="upper right", ncols=2)
     plain_ticks(axis)
 
