@@ -104,7 +104,7 @@ def measured(recipes: Sequence[Recipe], config: Any, progress: Progress) -> dict
     if lacking := main - {(net.recipe.cell, net.recipe.reversed, net.recipe.layers) for net in nets}:
         raise Refused(f"every LSTM of {sorted(lacking)} (reversed, layers) diverged: lower --learning-rate")
     name, test = next(iter(there.parallel.tests.items()))
-    chosen = np.linspace(0, len(test) - 1, min(config.sentences, len(test))).astype(int).tolist()
+    chosen = [int(at) for at in np.linspace(0, len(test) - 1, min(config.sentences, len(test)))]
     sources, references = [test.source[at] for at in chosen], [test.target[at] for at in chosen]
     numbers, _ = examples.encoded(test, there.vocabularies, limit=ANY)
     told = [told_of(net, numbers, sources, references) for net in nets]
