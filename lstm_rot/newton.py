@@ -48,7 +48,8 @@ class Newton:
     on. tol: the residual (see `Info`) that it has converged at; None: for each of the carry's leaves 16 roundings
     of its dtype, 2 where that has 16 bits. otherwise: what becomes of a line that does not converge: "raise" raises
     `NotConverged` when it has run (in a jitted function `jax.errors.JaxRuntimeError`, which names it), its results and
-    gradients nan; "sequential" runs it cell by cell instead (always, under `vmap` over whole lines).
+    gradients nan; "sequential" runs it cell by cell instead (always, under `vmap` over whole lines). A line is given up
+    before its iterations are, where a step gives what is not finite though all cells before it are solved.
 
     What its Jacobians look like is read from the step (`lstm_rot.sparsity`): a state of D entries that all act on each
     other costs O(T D^2) memory and O(T D^3) work, for each sequence of a batch; a diagonal recurrence costs O(T D).

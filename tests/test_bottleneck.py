@@ -50,8 +50,8 @@ def test_the_depth_of_a_program_counts_what_must_wait():
 def test_a_layer_at_once_is_the_layer_step_by_step(name):
     layer = LAYERS[name]
     p, xs = layer.init(KEY, 3), jax.random.normal(KEY, (5, 2, 3))
-    (ys, iterations), (plain, none) = jax.jit(layer.run)(p, xs), jax.jit(LAYERS[str(layer.same)].run)(p, xs)
-    assert 1 <= iterations <= 5 and none is None
+    (ys, info), (plain, none) = jax.jit(layer.run)(p, xs), jax.jit(LAYERS[str(layer.same)].run)(p, xs)
+    assert info.converged and 1 <= info.iterations <= 5 and none is None
     assert_close(ys, plain, "float32")
 
 

@@ -11,6 +11,7 @@ from experiments.harness import Refused
 from lstm_rot import DEPTH, TIME, DiagonalNewton, Newton, newton_with_info, residual, scan, turn
 from lstm_rot.branches import attention, gru, lstm, minlstm, mlstm
 from lstm_rot.kernels.hoisted import hoisted
+from lstm_rot.newton import Info
 
 HEAD = 16  # width of a head of attention, and of the keys of mLSTM
 REACH = 3  # positions that a convolution sees
@@ -19,7 +20,7 @@ REACH = 3  # positions that a convolution sees
 class Layer(NamedTuple):
     """A layer of width D, and which other it is the same function as, run another way.
 
-    init(key, width) -> p;  run(p, xs [T, B, D]) -> (ys [T, B, D], Newton's iterations or None)
+    init(key, width) -> p;  run(p, xs [T, B, D]) -> (ys [T, B, D], Newton's Info or None)
     """
 
     init: Callable[[Any, int], Any]
@@ -28,14 +29,11 @@ class Layer(NamedTuple):
     widest: int = 1 << 30  # that can be afforded
 
 
-UNSOLVED = -1
-
-
-def solved(iterations: Any, name: str, steps: int) -> int | None:
-    """The iterations as a number. Raises Refused where the line was not solved."""
-    if iterations is not None and int(iterations) == UNSOLVED:
+def solved(info: Info | None, name: str, steps: int) -> int | None:
+    """Newton's iterations. Raises Refused where the line was not solved."""
+    if info is not None and not info.converged:
         raise Refused(f"{name} over {steps} steps is not solved at once: its numbers would be of no line; take fewer")
-    return None if iterations is None else int(iterations)
+    return None if info is None else int(info.iterations)
 
 
 def step_by_step(branch: Any, zeros: Callable[[Any, tuple[int, ...]], Any], make: Callable = hoisted) -> Callable:
@@ -44,12 +42,12 @@ def step_by_step(branch: Any, zeros: Callable[[Any, tuple[int, ...]], Any], make
 
 
 def at_once(branch: Any, zeros: Callable[[Any, tuple[int, ...]], Any], newton: Newton | None = None) -> Callable:
-    """The same by Newton's method; of a line that it does not solve it tells UNSOLVED iterations."""
+    """The same by Newton's method."""
 
     def run(p: Any, xs: Any) -> tuple[Any, Any]:
         line = scan(residual(branch), TIME, schedule=partial(newton_with_info, newton=newton or Newton()))
         _, (ys, info) = line(p, zeros(p, xs.shape[1:2]), xs)
-        return ys, jnp.where(info.converged, info.iterations, UNSOLVED)  # pyright: ignore
+        return ys, info
 
     return run
 

@@ -18,14 +18,14 @@ from lstm_rot.training.hlo import Program
 
 
 def training_step(name: str, key: Any, steps: int, width: int, batch: int) -> tuple[Callable, tuple]:
-    """A compiled loss and gradient (loss, iterations, gradients) of the layer, and the arguments it is called with."""
+    """A compiled loss and gradient (loss, Newton's Info, gradients) of the layer, and the arguments of its call."""
     layer = LAYERS[name]
     key_p, key_x = jax.random.split(key)
     args = layer.init(key_p, width), jax.random.normal(key_x, (steps, batch, width))
 
     def loss(p: Any, xs: Any) -> tuple[Any, Any]:
-        ys, iterations = layer.run(p, xs)
-        return jnp.square(ys).mean(), iterations
+        ys, info = layer.run(p, xs)
+        return jnp.square(ys).mean(), info
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).lower(*args).compile(), args
 
@@ -44,10 +44,10 @@ def case(names: Sequence[str], steps: int, width: int, batch: int, seconds: floa
 
 def _row(name: str, steps: int, width: int, batch: int) -> tuple[dict, Callable]:
     step, args = training_step(name, jax.random.key(0), steps, width, batch)
-    (_, iterations), _ = jax.block_until_ready(step(*args))
-    told = solved(iterations, name, steps)
+    (_, info), _ = jax.block_until_ready(step(*args))
+    told = solved(info, name, steps)
     forward = jax.jit(LAYERS[name].run).lower(*args).compile()
-    told_by_trace = iterations is None  # an iteration of Newton's traces the step several times
+    told_by_trace = info is None  # an iteration of Newton's traces the step several times
     work = float(flops(LAYERS[name].run, *args)) if told_by_trace else float("nan")
     return {
         "layer": name,
@@ -84,11 +84,10 @@ p = LAYERS[name].init(jax.random.key(0), width)
 xs = jax.random.normal(jax.random.key(1), (steps, 1, width))
 run = jax.jit(LAYERS[name].run).lower(p, xs).compile()
 start = time.perf_counter()
-_, iterations = jax.block_until_ready(run(p, xs))
+_, info = jax.block_until_ready(run(p, xs))
 seconds, unit = time.perf_counter() - start, 1 if sys.platform == "darwin" else 1024
 peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-iterations = solved(iterations, name, steps)
-print(json.dumps({"seconds": seconds, "peak": peak, "iterations": iterations}))
+print(json.dumps({"seconds": seconds, "peak": peak, "iterations": solved(info, name, steps)}))
 """
 
 

@@ -13,7 +13,7 @@ from lstm_rot import decoding
 from lstm_rot.models import seq2seq
 
 BATCH = 32  # sentences searched for at once
-MORE = 50  # numbers that a translation may have above a source's (Vaswani et al. 2017, section 6.1)
+MORE = 50  # numbers that a translation may have above the longest source (Vaswani et al. 2017, section 6.1: its own)
 ROUNDED = 8  # numbers: sources are padded to multiples, so that few programs are compiled
 
 
@@ -31,14 +31,12 @@ def translate(
     width: int,
     alpha: float = 0.0,
     limit: int | None = None,
-    origin: str = "the sentences",
-    first: int = 1,
 ) -> list[list[Translation]]:
     """Of each sentence the best hypotheses, `width` of them at most, best first; of an empty one an empty text.
 
     Several nets are an ensemble, each of which reads in the order that it was trained in. limit: numbers in a sentence
     at most; None: that which they were trained with. Raises Refused for a width of 0, nets whose words differ, and a
-    sentence over the limit, naming its line, of which the first is line `first` of `origin`.
+    sentence over the limit, naming its line.
     """
     one = nets[0]
     if width < 1:
@@ -46,10 +44,10 @@ def translate(
     if len({net.vocabularies.digest for net in nets}) > 1 or len({net.model for net in nets}) > 1:
         raise Refused("an ensemble's nets have one vocabulary and one shape: give nets of one recipe but for the seed")
     rows = []
-    for number, sentence in enumerate(sentences, first):
+    for number, sentence in enumerate(sentences, 1):
         try:
             said = sentence.strip()
-            where = f"{origin}, line {number}"
+            where = f"the sentences, line {number}"
             row = (
                 examples.sentence(said, one.vocabularies.source, limit=limit or one.recipe.limit, where=where)
                 if said

@@ -34,14 +34,12 @@ def from_torch(source: Any, *, prefix: str = "") -> tuple[lstm.Config, tuple[bra
     Raises ValueError where weights are missing or not an LSTM's, or of several dtypes, and for float64 without x64.
     """
     prefix = prefix and prefix.rstrip(".") + "."
-    state, dropout = source, 0.0
-    if hasattr(source, "state_dict"):
-        state = source.state_dict()
+    state, dropout = source.state_dict() if hasattr(source, "state_dict") else source, 0.0
     if not isinstance(state, Mapping):
         raise ValueError(f"source is a {type(source).__name__}: give a torch.nn.LSTM or its state_dict()")
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     cells = _cells(_renamed(found), prefix, state)
-    if hasattr(source, "state_dict"):
+    if state is not source:
         rate = getattr(source.get_submodule(prefix.rstrip(".")), "dropout", 0.0)
         dropout = rate if isinstance(rate, float | int) else 0.0
     config = layers.config_of(cells, dropout=dropout)
