@@ -728,5 +728,5 @@ def test_rates_are_probabilities_below_one(field, value):
 )
 def test_explain_names_the_pick_and_each_refusal(options, schedule, picked, parts):
     text = lstm_rot.explain(make(**options), schedule=schedule)
-    assert text.startswith(f"None picks {picked!r}: ") and len(text.splitlines()) == 3
+    assert text.startswith(f"None picks {picked!r}: ") and len(text.splitlines()) == 4
     assert all(part in text for part in parts), text

@@ -98,7 +98,7 @@ def test_who_is_not_installed_or_cannot_is_named_as_left_out(monkeypatch):
     assert contenders.contenders(replace(on_gpu, dtype="float16"))[1][contenders.CUDNN] == "float32 alone"
     assert "neither" in contenders.contenders(MASKED)[1]["equinox"]
     assert contenders.contenders(replace(TINY, part="wavefront")) == (
-        ["products", "ours, hoisted", "ours, wavefront"],
+        ["products", "ours", "ours, hoisted", "ours, wavefront"],
         {},
     )
 
@@ -130,13 +130,13 @@ while True:
         time.sleep(60)
     if name == "keras":
         connection.send(("failed", "ValueError: no such layer"))
-    seconds = {"products": 0.001, "ours, hoisted": 0.002}.get(name, 0.004)
+    seconds = {"products": 0.001, "ours": 0.002}.get(name, 0.004)
     connection.send(("ok", {"seconds": 0.5, "temporary": 8} if method == "compile" else [seconds] * args[1]))
 """
 
 
 def test_who_dies_raises_or_is_silent_is_reported_and_the_others_are_measured(monkeypatch):
-    some = ("products", "ours, hoisted", "torch", "haiku", "equinox", "keras")
+    some = ("products", "ours", "torch", "haiku", "equinox", "keras")
     monkeypatch.setattr(contenders, "CONTENDERS", {name: contenders.CONTENDERS[name] for name in some})
     monkeypatch.setattr(contenders, "find_spec", lambda package: package)
     monkeypatch.setattr(worker, "BEGIN", SCRIPT)
@@ -145,7 +145,7 @@ def test_who_dies_raises_or_is_silent_is_reported_and_the_others_are_measured(mo
     assert case["failed"]["haiku"] == "its process died, exit status 3: out of memory"
     assert case["failed"]["equinox"] == "no answer within 2 s" and "no such layer" in case["failed"]["keras"]
     assert "both" not in case["contenders"]["haiku"] and case["contenders"]["haiku"]["forward"]["median"] == 0.004
-    ours = case["contenders"]["ours, hoisted"]
+    ours = case["contenders"]["ours"]
     assert ours["both"] | {"calls": 0} == {"median": 0.002, "low": 0.002, "high": 0.002, "calls": 0}
     assert 6 <= ours["both"]["calls"] <= 10  # a turn is an unmeasured call and two
     assert ours["compile"] == {"forward": 0.5, "both": 0.5} and ours["temporary"] == 8
@@ -154,7 +154,7 @@ def test_who_dies_raises_or_is_silent_is_reported_and_the_others_are_measured(mo
 
 @pytest.mark.usefixtures("settings_of_a_user")
 def test_a_run_is_written_drawn_redrawn_and_stands_last_on_the_page(tmp_path, monkeypatch):
-    some = ("products", "ours, hoisted")
+    some = ("products", "ours")
     monkeypatch.setattr(contenders, "CONTENDERS", {name: contenders.CONTENDERS[name] for name in some})
     config = replace(speed.PRESETS["quick"], shapes=("2x4x3x5",), seconds=0.05, least=1, most=2)
     harness.execute(speed.EXPERIMENT, "quick", config, tmp_path, Progress(disable=True))
@@ -207,7 +207,7 @@ def test_a_shape_that_is_none_is_refused(shape, tmp_path):
 def case_of(shape="32x100x256x256", *, ours=1.0, busy=False, layers=1, left_out=None, **others):
     """A case in which ours takes `ours` seconds and bytes, forward or both, and the others theirs; products half."""
     figures = {name: others.get(name.replace(" ", "_"), seconds) for name, seconds in PEERS.items()}
-    figures |= {"ours, hoisted": ours, "products": 0.5}
+    figures |= {"ours": ours, "products": 0.5}
     if shape == goals.LONG:
         figures["ours, checkpointed"] = others.get("checkpointed", 0.25)
     numbers = {

@@ -8,13 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from experiments.speed.contenders import CHECKPOINTED, CUDNN, OURS, PRODUCTS, WAVEFRONT
+from experiments.speed.contenders import CHECKPOINTED, CUDNN, HOISTED, OURS, PRODUCTS, WAVEFRONT
 from experiments.speed.goals import WORDS, busy, left_out, ratio, setting, shape
 
 # name -> colour, marker, filled. Okabe & Ito 2008; where two share a colour, their markers differ
 LOOKS = {
     OURS: ("#0072B2", "D", True),
-    "ours, reference": ("#0072B2", "D", False),
+    HOISTED: ("#0072B2", "D", False),
+    "ours, reference": ("#0072B2", "d", False),
     WAVEFRONT: ("#56B4E9", ">", True),
     CHECKPOINTED: ("#56B4E9", "<", False),
     "torch": ("#D55E00", "o", True),

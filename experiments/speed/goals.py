@@ -1,7 +1,7 @@
 """What the numbers say: the goals, set before the run, and the table.
 
 Every ratio is theirs / ours: of seconds, how many times as fast ours is; of bytes, how many times as small. A goal is
-judged where all of its shapes were measured on a CPU, at one layer and float32; `ours` is the hoisted implementation.
+judged where all of its shapes were measured on a CPU, at one layer and float32; `ours` is what None picks.
 """
 
 import math

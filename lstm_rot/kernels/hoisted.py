@@ -179,7 +179,7 @@ def _block_length(steps: int, uses: list[Use]) -> int:
 
     Cache and rows are those of one device of the mesh in scope, where there is one, as in `training.make_train_step`.
     """
-    platform, share = _devices()
+    platform, share = compiled_for()
     rows, size = (512, 2 << 20) if platform == "cpu" else (8192, 64 << 20)
     of_step = sum(use.y.size * use.y.dtype.itemsize for use in uses if use.below is not None) or 1
     of_rows = max((prod(use.x.shape[:-1]) or 1 for use in uses), default=1)
@@ -191,7 +191,7 @@ def _block_length(steps: int, uses: list[Use]) -> int:
     return min(divisors, key=lambda n: abs(n - target), default=ceil(steps / ceil(steps / target)))
 
 
-def _devices() -> tuple[str, int]:
+def compiled_for() -> tuple[str, int]:
     """The platform that is compiled for, and over how many devices the compiler spreads a batch."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.abstract_device is None:
@@ -303,7 +303,7 @@ def _loop_backward(block: _Block, saved: Any, cotangents: Any) -> tuple[list, No
         rights = None if use.left is None else taps.rights[use.left]
         x = next(inputs) if rights is None else jnp.concatenate([lefts[use.left][None], rights[:-1]])
         x = x.astype(empties[use.weight].dtype)
-        gradient = _weight_gradient(x, dy, block.weights.tied[use.weight])
+        gradient = weight_gradient(x, dy, block.weights.tied[use.weight])
         before = gradients[use.weight]
         gradients[use.weight] = gradient if before is None else before + gradient
         if use.ready is not None:
@@ -336,7 +336,7 @@ def _tapped_forward(x: jax.Array, w: jax.Array, transposed: jax.Array | None, ta
 
 def _tapped_backward(saved: Any, dy: jax.Array) -> tuple:
     x, w, transposed = saved
-    dw = _weight_gradient(x[None], dy[None], True).astype(w.dtype)  # second derivatives alone ask for it
+    dw = weight_gradient(x[None], dy[None], True).astype(w.dtype)  # second derivatives alone ask for it
     transposed = jnp.moveaxis(w, 0, -1) if transposed is None else transposed
     dx = jnp.tensordot(dy, transposed.astype(dy.dtype), transposed.ndim - 1)
     return dx.astype(x.dtype), dw, None, dy
@@ -345,10 +345,10 @@ def _tapped_backward(saved: Any, dy: jax.Array) -> tuple:
 _tapped.defvjp(_tapped_forward, _tapped_backward)
 
 
-def _weight_gradient(x: jax.Array, dy: jax.Array, tied: bool) -> jax.Array:
+def weight_gradient(x: jax.Array, dy: jax.Array, tied: bool) -> jax.Array:
     """sum over the batch of x^T dy: [n, *B, K] and [n, *B, *out] give [K, *out], or one for each of n where untied."""
     if not tied:
-        return jax.vmap(partial(_weight_gradient, tied=True))(x, dy)
+        return jax.vmap(partial(weight_gradient, tied=True))(x, dy)
     axes = tuple(range(x.ndim - 1))
     wide = dy.dtype if jnp.finfo(dy.dtype).bits > 32 else jnp.float32
     return jax.lax.dot_general(x, dy, ((axes, axes), ((), ())), preferred_element_type=wide)

@@ -16,6 +16,8 @@ from lstm_rot.core import Branch
 from lstm_rot.models import checks, recurrent
 from lstm_rot.schedules import Schedule, Sequential
 
+_NOISE = "variational_dropout", "recurrent_dropout", "zoneout_cell", "zoneout_hidden"  # within the cells
+
 
 @dataclass(frozen=True)
 class Config(recurrent.Config):
@@ -44,12 +46,21 @@ class Config(recurrent.Config):
         super().__post_init__()
         if self.projection_size is not None:
             checks.sizes(self, "projection_size")
-        checks.rates(self, "variational_dropout", "recurrent_dropout", "zoneout_cell", "zoneout_hidden")
+        checks.rates(self, *_NOISE)
         number = isinstance(self.forget_bias, int | float | np.integer | np.floating)
         if not number or not np.isfinite(self.forget_bias):
             raise ValueError(f"forget_bias={self.forget_bias!r}: give a finite number, 1 as a rule")
         if not isinstance(self.gates, branch.Gates):
             raise ValueError(f"gates={self.gates!r}: choose branches.lstm.FORGET, COUPLED or GATES_1997")
+
+    @property
+    def unpacked(self) -> str | None:
+        plain = Config(self.input_size, self.hidden_size)
+        for name in ("gates", "peepholes", "layer_norm", "projection_size", *_NOISE):
+            if getattr(self, name) != getattr(plain, name):
+                return f"{name}={getattr(self, name)!r}"
+        wrong = {self.compute.name, self.stream.name} - {"float32"}
+        return f"products or streams in {wrong.pop()}" if wrong else None
 
     @property
     def cell_output_size(self) -> int:
@@ -173,9 +184,9 @@ def apply(
     direction and the number of the step. start: the number of xs' first step in the whole sequence; with the same key,
     and its own start given to every chunk, two chunks equal one run with dropout too.
 
-    implementation: None, the fastest that serves, or "reference", "hoisted", "wavefront"; `lstm_rot.explain` says
-    which and why. The hoisted one has gradients, and derivatives of them, but no `jax.jvp` of its own. Or a
-    `training.pipeline.Pipeline`, which spreads the layers (those of one width) over devices.
+    implementation: None, the fastest that serves, or "reference", "hoisted", "packed", "wavefront"; `lstm_rot.explain`
+    says which and why. The hoisted and the packed one have gradients, and derivatives of them, but no `jax.jvp` of
+    their own. Or a `training.pipeline.Pipeline`, which spreads the layers (those of one width) over devices.
 
     Raises ValueError, before any compilation, for wrong ranks, widths, dtypes, params or a carry of another config,
     for lengths outside 0..T (seen where they are not traced), and for an implementation that cannot serve.

@@ -17,12 +17,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lstm_rot.branches import noise
 from lstm_rot.core import DEPTH, Above, Axis, Below, Branch, Cell, Left, Params, Right, residual, scan
+from lstm_rot.kernels import packed
 from lstm_rot.kernels.hoisted import hoisted
 from lstm_rot.models import checks
 from lstm_rot.schedules import Checkpointed, Schedule, Sequential
 from lstm_rot.wavefront import wavefront
 
-Implementation = Literal["reference", "hoisted", "wavefront"]
+Implementation = Literal["reference", "hoisted", "packed", "wavefront"]
 Spread = Callable[..., Cell]  # (grid, time=, specs=) -> the grid over devices, as `training.pipeline.Pipeline`
 STEPS = Axis("left", tied=(True, noise.TIED))  # of p = (weights, masks): the weights are shared, most masks are not
 
@@ -61,6 +62,11 @@ class Config(checks.Dtypes):
     def output_size(self) -> int:
         """The width of ys: of both directions together."""
         return self.cell_output_size * (2 if self.bidirectional else 1)
+
+    @property
+    def unpacked(self) -> str | None:
+        """What these cells have that the compiled loop of `kernels.packed` has not; None where it can run them."""
+        return "cells that are not the LSTM's"
 
     @property
     def runs(self) -> list[tuple[int, int]]:
@@ -178,6 +184,7 @@ def explain(config: Config, *, schedule: Schedule = Sequential()) -> str:
 
 
 _PURPOSE: dict[Implementation, str] = {
+    "packed": "one compiled loop on a CPU, its weights packed once; in a program of one device; derivatives as hoisted",
     "hoisted": "the inputs' products before the loop, the weights' gradients after it; no jax.jvp but of gradients",
     "reference": "scan(scan(cell, TIME), DEPTH) as it is written; any derivative",
     "wavefront": "T + L - 1 ticks of one batched product over the layers; the layers may be on devices of their own",
@@ -188,6 +195,12 @@ def _refusal(implementation: Implementation, config: Config, schedule: Schedule)
     """Why the implementation cannot serve; None where it can."""
     if implementation == "hoisted" and not isinstance(schedule, Sequential | Checkpointed):
         return f"schedule={schedule!r} runs opaque cells; hoisted lines run Sequential or Checkpointed"
+    if implementation == "packed":
+        if config.unpacked:
+            return f"{config.unpacked}: it runs the plain LSTM in float32"
+        if not isinstance(schedule, Sequential):
+            return f"schedule={schedule!r}: it runs all steps in one go"
+        return packed.refusal()
     if implementation == "wavefront" and (config.bidirectional or config.reverse):
         way = "bidirectional" if config.bidirectional else "reverse"
         return f"{way}=True needs all of the layer below before its first step"
@@ -199,7 +212,9 @@ def _pick(implementation: Implementation | None, config: Config, schedule: Sched
     if isinstance(schedule, type) or not callable(schedule):
         raise ValueError(f"schedule={schedule!r}: give one as it is called, as in Sequential() or Checkpointed()")
     if implementation is None:
-        return "hoisted" if _refusal("hoisted", config, schedule) is None else "reference"
+        alone = jax.device_count() == 1  # what is compiled as one call is not spread over devices
+        fastest: list[Implementation] = ["packed", "hoisted"] if alone else ["hoisted"]
+        return next((name for name in fastest if _refusal(name, config, schedule) is None), "reference")
     if implementation not in _PURPOSE:
         raise ValueError(f"implementation={implementation!r}: choose None or one of {', '.join(map(repr, _PURPOSE))}")
     reason = _refusal(implementation, config, schedule)
@@ -326,7 +341,7 @@ class _Stack(NamedTuple):
 
     def along_time(self, p: Params, left: Left, below: Below) -> tuple[Right, Above]:
         """One layer's line along TIME, its noise given: a cell along DEPTH that closes over no array."""
-        make = hoisted if self.implementation == "hoisted" else scan
+        make: Any = {"hoisted": hoisted, "packed": packed.packed}.get(self.implementation, scan)
         return self.given_noise(make(self.cell(), STEPS, schedule=self.schedule), p, left, below)
 
     def diagonal(self, p: Params, left: Left, below: Below) -> tuple[Right, Above]:

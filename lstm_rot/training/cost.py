@@ -21,7 +21,8 @@ def flops(function: Callable[..., Any], *args: Any) -> int:
 
     A product of [M, K] and [K, N] is 2 M K N, a convolution 2 times its outputs times what each is summed over, borders
     as if they were inside. Nothing pointwise is counted: of a layer it is less than the product by about its width. A
-    `cond` counts as its dearest branch. args may be shapes (`jax.ShapeDtypeStruct`).
+    `cond` counts as its dearest branch, a `platform_dependent` as that of JAX's default backend. args may be shapes
+    (`jax.ShapeDtypeStruct`).
 
     Raises ValueError for products in a `while_loop` of unknown length, and for kernels that cannot be looked into.
     """
@@ -36,6 +37,8 @@ def _flops(jaxpr: Any) -> int:
 
 def _flops_of(equation: Any) -> int:
     name, params = equation.primitive.name, equation.params
+    if name == "ffi_call" and "flops" in (told := dict(params["attributes"])):  # our own kernels say theirs
+        return int(told["flops"])
     if name in OPAQUE:
         raise ValueError(f"{name}: what is computed in it cannot be counted; count the function without it")
     if name == "dot_general":
@@ -48,7 +51,11 @@ def _flops_of(equation: Any) -> int:
             2 * equation.outvars[0].aval.size * (kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]])
         )
     if name == "cond":
-        return max(map(_flops, params["branches"]))
+        branches, platforms = params["branches"], params.get("branches_platforms")
+        if platforms:  # lax.platform_dependent
+            here = [of is None or jax.default_backend() in of for of in platforms]
+            return _flops(branches[here.index(True)])
+        return max(map(_flops, branches))
     inside = sum(_flops(jaxpr) for value in params.values() for jaxpr in _jaxprs(value))
     if name == "while" and inside:
         raise ValueError("a while_loop with products in it: its trips are not known; use scan, or fori_loop with ints")
