@@ -1,6 +1,10 @@
 """The compiled loop against the reference: values, gradients and derivatives of these; and where it cannot run."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,13 +21,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 import lstm_rot
 from lstm_rot import Checkpointed, Sequential
 from lstm_rot.branches import lstm as branch
+from lstm_rot.kernels import compiled as native
 from lstm_rot.kernels import packed
 from lstm_rot.models import gru, lstm, recurrent, rnn
 from lstm_rot.training import cost
 from lstm_rot.training.mesh import make_mesh
 
 T = packed.LEAST + 3
-compiled = pytest.mark.skipif(packed.refusal() is not None, reason=f"packed: {packed.refusal()}")
+compiled = pytest.mark.skipif(native.refusal() is not None, reason=f"packed: {native.refusal()}")
 
 
 def make(inputs: int, hidden: int, layers: int = 1, **options: Any) -> lstm.Config:
@@ -133,18 +138,88 @@ def test_chunks_are_one_run():
 
 @compiled
 @pytest.mark.parametrize("layers", [1, 2])
-def test_under_vmap_and_over_a_mesh(layers):
-    """Over a mesh it is gathered, not wrong."""
+def test_over_a_mesh_it_is_gathered_not_wrong(layers):
     config = make(4, 8, layers)
     params, xs, carry = stack_arguments(lstm, config, T, 8)
     run = stack_gradients(lstm, config, implementation="packed")
-    expected = run(params, xs, carry)
-    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 0 * leaf]), params)
-    assert_close(
-        jax.tree.map(lambda leaf: leaf[0], jax.vmap(run, (0, None, None))(stacked, xs, carry)), expected, "float32"
-    )
     spread = jax.device_put(xs, NamedSharding(make_mesh("data=8"), PartitionSpec(None, "data")))
-    assert_close(run(params, spread, carry), expected, "float32")
+    assert_close(run(params, spread, carry), run(params, xs, carry), "float32")
+
+
+@compiled
+@pytest.mark.parametrize(("axes", "batch"), [((None, 0), 9), ((0, None), 3), ((0, 0), 3)])
+def test_under_vmap(axes, batch):
+    """Of more sequences it is one call; of more weights, one after another."""
+    config = make(4, 8, 2)
+    params, xs, carry = stack_arguments(lstm, config, T, 3)
+    each = [(params, xs), (jax.tree.map(lambda leaf: leaf[..., ::-1], params), -xs), (params, 2 * xs)]
+    each = [tuple(x if axis == 0 else first for x, first, axis in zip(a, each[0], axes, strict=True)) for a in each]
+
+    def run(params: Any, xs: Any) -> Any:
+        return stack_gradients(lstm, config, implementation="packed")(params, xs, carry)
+
+    def stacked(*trees: Any) -> Any:
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    arguments = [stacked(*x) if axis == 0 else x[0] for x, axis in zip(zip(*each, strict=True), axes, strict=True)]
+    program = jax.jit(jax.vmap(run, axes))
+    assert_close(program(*arguments), stacked(*(run(*one) for one in each)), "float32")
+    sizes = re.findall(r"lstm_rot_kept.*?tensor<(\d+)x(\d+)x", program.lower(*arguments).as_text())
+    assert sizes and {*sizes} == {(str(T), str(batch))}
+
+
+@compiled
+def test_no_sequence_at_all():
+    config = make(4, 8)
+    run = stack_gradients(lstm, config, implementation="packed")
+    params, xs, carry = stack_arguments(lstm, config, T, 0)
+    (_, ys), (dparams, *_) = run(params, xs, carry)
+    assert ys.shape == (T, 0, 8) and not any(leaf.any() for leaf in jax.tree.leaves(dparams))
+
+
+@compiled
+def test_in_shard_map_it_is_hoisted():
+    config = make(4, 8)
+    params, xs, carry = stack_arguments(lstm, config, T, 8)
+    run = stack_gradients(lstm, config, implementation="packed")
+
+    def part(params: Any, xs: Any, carry: Any) -> Any:
+        _, ys = lstm.apply(params, xs, config=config, carry=carry, implementation="packed")
+        return ys
+
+    spec = PartitionSpec(None, "data")
+    spread = jax.shard_map(part, mesh=make_mesh("data=8"), in_specs=(PartitionSpec(), spec, spec), out_specs=spec)
+    assert calls(spread, params, xs, carry) == ""
+    assert_close(jax.jit(spread)(params, xs, carry), run(params, xs, carry)[0][1], "float32")
+
+
+@compiled
+def test_with_narrower_registers():
+    """As on a processor without AVX-512, in a process of its own."""
+    program = f"""
+import jax, numpy as np
+from lstm_rot.branches import conv
+from lstm_rot.kernels import compiled
+from lstm_rot.models import lstm
+compiled.FLAGS += ("-mno-avx512f", "-O1")
+config = lstm.Config(5, 19)
+params, xs = lstm.init(jax.random.key(0), config), jax.random.normal(jax.random.key(1), ({T}, 7, 5))
+def run(implementation):
+    def scalar(params):
+        return (lstm.apply(params, xs, config=config, implementation=implementation)[1] ** 2).sum()
+    return jax.value_and_grad(scalar)(params)
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), run("packed"), run("reference"))
+x, w = jax.random.normal(jax.random.key(2), (2, 5, 7, 3)), jax.random.normal(jax.random.key(3), (3, 3, 3, 37))
+def scalar(x, w):
+    return (conv.conv3x3(x, w, 2) ** 2).sum()
+assert "lstm_rot_weigh" in jax.jit(jax.grad(scalar, 1)).lower(x, w).as_text()
+fast = jax.grad(scalar, (0, 1))(x, w)
+compiled.refusal = lambda: "no"
+jax.clear_caches()
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), fast, jax.grad(scalar, (0, 1))(x, w))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 # --- when it runs
@@ -213,7 +288,7 @@ def test_none_picks_it_in_a_program_of_one_device(monkeypatch):
     assert lstm_rot.explain(config).startswith("None picks 'packed'")
     assert lstm_rot.explain(config, schedule=Checkpointed()).startswith("None picks 'hoisted'")
     with monkeypatch.context() as patch:
-        patch.setattr(packed, "refusal", lambda: "no C++ compiler: c++ is not found")
+        patch.setattr(native, "refusal", lambda: "no C++ compiler: c++ is not found")
         text = lstm_rot.explain(config)
     assert text.startswith("None picks 'hoisted'") and "'packed' cannot serve: no C++ compiler" in text
 
@@ -254,36 +329,50 @@ def test_what_it_cannot_run_is_refused_by_name(case):
 @pytest.fixture
 def anew(monkeypatch, tmp_path):
     """As in a process that has not compiled it yet, and a user whose cache is empty."""
-    monkeypatch.setattr(packed.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
-    monkeypatch.setattr(packed, "FLAGS", (*packed.FLAGS, "-O0"))  # it is not run
-    packed._loaded.cache_clear()
+    monkeypatch.setattr(native.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-O0"))  # it is not run
+    native._attempted.cache_clear()
     yield monkeypatch
-    packed._loaded.cache_clear()
+    native._attempted.cache_clear()
 
 
 @pytest.mark.parametrize(
     ("compiler", "said"),
     [
         ("no-such-compiler -v", "no C++ compiler: no-such-compiler is not found; install one, or name it in CXX"),
+        ("'", 'CXX="\'" cannot be read: '),
         ("false", "false does not compile it: "),
         ("python", "python does not compile it: "),
     ],
 )
-def test_without_a_compiler_it_says_so(anew, compiler, said):
+def test_without_a_compiler_it_says_so_and_asks_once(anew, compiler, said):
     anew.setenv("CXX", compiler)
-    assert str(packed.refusal()).startswith(said)
+    assert str(native.refusal()).startswith(said)
+    anew.setattr(native, "_library", None)
+    assert str(native.refusal()).startswith(said)
+
+
+@compiled
+def test_a_compiler_that_does_not_answer(anew):
+    anew.setattr(native, "PATIENCE", 0.001)
+    assert native.refusal() == "c++ did not compile it within 0.001 s"
 
 
 @compiled
 def test_each_source_is_compiled_once_and_kept(anew, tmp_path):
-    ask: Any = lambda: packed._library(["c++"])  # noqa: E731
+    ask: Any = lambda: native._library(["c++"])  # noqa: E731
     path = ask()
-    assert path.parent == tmp_path / "lstm_rot" and [path] == list(path.parent.iterdir())
+    assert path.parent == tmp_path / "lstm_rot" / "native" and [path] == list(path.parent.iterdir())
     path.write_bytes(b"kept")
     assert ask() == path and path.read_bytes() == b"kept"
-    said = packed.refusal()  # which is no library
+    anew.setenv("CXX", "  ")  # as if it were not set
+    said = native.refusal()  # which is no library
     assert said is not None and said.startswith("it cannot be kept or loaded: ") and str(path) in said
-    source = tmp_path / "other.cc"
-    source.write_bytes(packed.SOURCE.read_bytes() + b"\n// other\n")
-    anew.setattr(packed, "SOURCE", source)
-    assert ask() != path
+    sources = tmp_path / "sources"
+    shutil.copytree(native.NATIVE, sources)
+    header = sources / "vectors.h"
+    header.write_text(header.read_text() + "\n// other\n")
+    anew.setattr(native, "NATIVE", sources)
+    anew.setattr(native, "FLAGS", (*native.FLAGS, "-fsyntax-only"))  # it makes nothing
+    with pytest.raises(FileNotFoundError):
+        ask()

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lstm_rot.kernels import convolution
+
 EPSILON = 1e-5
 NAME = "convolution"  # of what a convolution returns, and of its statistics, for `jax.checkpoint`'s policies
 CHANNELS_PER_GROUP = 8
@@ -23,11 +25,20 @@ CHANNELS_PER_GROUP = 8
 def conv3x3(x: Float[Array, "B R P C"], w: Float[Array, "3 3 C K"], stride: int = 1) -> Float[Array, "B Q S K"]:
     """y[i, j] = sum over a, b of x[stride i + a - 1, stride j + b - 1] w[a, b], zeros around x, in the dtype of w.
 
-    Its gradient is written as two more convolutions with their transposes spelt out, for what autodiff makes of it XLA
-    compiles for a CPU, inside a loop, to something 10 to 100 times slower. On other platforms it is autodiff's. It has
-    second derivatives, but no `jax.jvp`.
+    On a CPU it is that of `kernels.convolution` where it serves. Else it is XLA's, the gradient on a CPU written as two
+    more convolutions with their transposes spelt out, for what autodiff makes of it XLA compiles there, inside a loop,
+    to something 10 to 100 times slower. It has second derivatives, but no `jax.jvp`.
     """
-    return _conv(x.astype(w.dtype), w, (stride, stride), ((1, 1), (1, 1)))
+    x = x.astype(w.dtype)
+    if convolution.serves(x, w):
+        return jax.lax.platform_dependent(
+            x, w, cpu=partial(convolution.forward, stride=stride), default=partial(_by_xla, stride)
+        )
+    return _by_xla(stride, x, w)
+
+
+def _by_xla(stride: int, x: jax.Array, w: jax.Array) -> jax.Array:
+    return _conv(x, w, (stride, stride), ((1, 1), (1, 1)))
 
 
 def _conv(x: jax.Array, w: jax.Array, strides: Any, padding: Any, **dilation: Any) -> jax.Array:
@@ -40,9 +51,9 @@ def _forward(x: jax.Array, w: jax.Array, stride: int) -> tuple[jax.Array, tuple[
 
 def _backward(stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = saved
-    dx, dw = jax.lax.platform_dependent(
-        x.astype(w.dtype), w, dy, cpu=partial(_spelt_out, stride), default=partial(_by_autodiff, stride)
-    )
+    operands = x.astype(w.dtype), w, dy
+    cpu = _in_cpp if convolution.serves(*operands[:2]) else _spelt_out
+    dx, dw = jax.lax.platform_dependent(*operands, cpu=partial(cpu, stride), default=partial(_by_autodiff, stride))
     return dx.astype(x.dtype), dw
 
 
@@ -50,7 +61,17 @@ conv3x3.defvjp(_forward, _backward)
 
 
 def _by_autodiff(stride: int, x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.vjp(lambda x, w: _conv(x, w, (stride, stride), ((1, 1), (1, 1))), x, w)[1](dy)
+    return jax.vjp(partial(_by_xla, stride), x, w)[1](dy)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _in_cpp(stride: int, x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return convolution.backward(x, w, dy, stride)
+
+
+@_in_cpp.defjvp
+def _(stride: int, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    return _in_cpp(stride, *primals), jax.jvp(partial(_spelt_out, stride), primals, tangents)[1]
 
 
 def _spelt_out(stride: int, x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -24,6 +24,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lstm_rot.branches.common import product
 from lstm_rot.core import Above, Axis, Below, Cell, Left, Params, Right, scan, turn
+from lstm_rot.kernels.compiled import compiled_for
 from lstm_rot.lines import line_length
 from lstm_rot.schedules import Checkpointed, Schedule, Sequential, in_pieces
 
@@ -189,15 +190,6 @@ def _block_length(steps: int, uses: list[Use]) -> int:
         return steps
     divisors = [n for n in range(ceil(target / 2), min(2 * target, steps) + 1) if steps % n == 0]
     return min(divisors, key=lambda n: abs(n - target), default=ceil(steps / ceil(steps / target)))
-
-
-def compiled_for() -> tuple[str, int]:
-    """The platform that is compiled for, and over how many devices the compiler spreads a batch."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.abstract_device is None:
-        return jax.default_backend(), 1
-    shares = [mesh.shape[name] for name in mesh.axis_names if name == "data" and name not in mesh.manual_axes]
-    return mesh.abstract_device.platform, prod(shares)
 
 
 @dataclass(frozen=True, eq=False)

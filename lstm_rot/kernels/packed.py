@@ -1,43 +1,31 @@
 """A layer of LSTM on a CPU as one compiled loop: `packed(cell, axis)` means `scan(cell, axis)` for the plain LSTM.
 
-XLA packs W_h anew at every step, which can cost as much as a small batch's product itself. packed.cc packs the weights
+XLA packs W_h anew at every step, which can cost as much as a small batch's product itself. The loop packs the weights
 once; each thread takes its share of the batch through all steps; a step's product, gates and states stay in registers.
 
     forward     a_t = x_t W_x + h_{t-1} W_h + b, the gates, c_t and h_t; for a gradient, the gates and c_t are kept
     backward    da_t from dh_t = da_{t+1} W_h^T, written over the gates, as h_{t-1} over c_t; then dx, dW_x and dW_h are
                 one product each
 
-It is C++, which the machine's own compiler ($CXX, or c++) makes on first use, in seconds, and the user's cache keeps.
+native/lstm.cc is the loop; `kernels.compiled` compiles it.
 """
 
-import ctypes
-import hashlib
 import os
-import shlex
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
-from functools import cache, partial
-from importlib.metadata import version
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import platformdirs
 from jaxtyping import Array, Float, Int
 
 from lstm_rot.core import Above, Axis, Below, Cell, Left, Params, Right
-from lstm_rot.kernels.hoisted import compiled_for, hoisted, weight_gradient
+from lstm_rot.kernels import compiled
+from lstm_rot.kernels.hoisted import hoisted, weight_gradient
 from lstm_rot.schedules import Schedule, Sequential
 
-SOURCE = Path(__file__).with_suffix(".cc")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
-HANDLERS = ("values", "kept", "backward")
 LEAST = 8  # steps; packing W does not pay for fewer
-CACHE = 1 << 20  # bytes; one core alone is slower with a larger W_h than XLA's product is with all of them
+CACHE = 1 << 20  # bytes; fewer cores than there are, one a sequence, are slower with a larger W_h than XLA is with all
 
 
 class Operands(NamedTuple):
@@ -57,15 +45,16 @@ Line = Callable[[Operands, Int[Array, "B"]], tuple[Right, Above]]
 def packed(cell: Cell, axis: Axis, *, schedule: Schedule = Sequential()) -> Cell:
     """The line `scan(cell, axis)` of masked `residual(lstm)` along time, in float32; p is (weights, masks), all None.
 
-    `refusal` says where it cannot run. Lines of fewer than LEAST steps are hoisted; so are second derivatives, and the
-    values, where no gradient is asked for, of a single sequence with a W_h beyond CACHE.
+    `compiled.refusal` says where it cannot run. Hoisted are lines of fewer than LEAST steps, what `jax.shard_map` runs,
+    second derivatives, and the values, where no gradient is asked for, of fewer sequences than cores with a W_h beyond
+    CACHE.
     """
     hoisted_line = hoisted(cell, axis, schedule=schedule)
 
     def run(p: Params, left: Left, below: Below) -> tuple[Right, Above]:
         (weights, masks), (x, valid) = p, below
         steps, batch, _ = x.shape
-        if steps < LEAST:
+        if steps < LEAST or not compiled.whole(x, *left, weights.wh):
             return hoisted_line(p, left, below)
 
         def line(of: Operands, lengths: jax.Array) -> tuple[Right, Above]:
@@ -82,11 +71,12 @@ def packed(cell: Cell, axis: Axis, *, schedule: Schedule = Sequential()) -> Cell
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _compiled(line: Line, of: Operands, lengths: Int[Array, "B"]) -> tuple[Right, Above]:
     """line(of, lengths), the line being the hoisted one, which other platforms run if this is compiled for them."""
-    if len(of.c) == 1 and of.wh.nbytes > CACHE:
+    if len(of.c) < (os.cpu_count() or 1) and of.wh.nbytes > CACHE:
         return line(of, lengths)
 
     def loop(of: Operands, lengths: jax.Array) -> tuple[Right, Above]:
-        ys, c, h, _ = _call("values", (*_shapes(of)[:3], _room(of)), *of, lengths, flops=_flops(of, of.wx, of.wh))
+        shapes = *_shapes(of)[:3], _room(of)
+        ys, c, h, _ = _call("values", shapes, *of, lengths, flops=_flops(of, of.wx, of.wh))
         return (c, h), ys
 
     return jax.lax.platform_dependent(of, lengths, cpu=loop, default=line)
@@ -129,10 +119,12 @@ def _gradient(line: Line, of: Operands, lengths: jax.Array, ys: jax.Array, kept:
     def loop(of: Operands, lengths: jax.Array, ys: jax.Array, kept: Any, cotangents: Any) -> Operands:
         (dc, dh), dys = cotangents
         gates, cells = kept
-        room = _loaded().lstm_rot_backward_room(of.wh.shape[0])
+        room = compiled.library().lstm_rot_backward_room(of.wh.shape[0])
         shapes = gates.shape, cells.shape, of.c.shape, of.h.shape, (room,)
         operands = of.wh, gates, cells, of.c, of.h, ys, lengths, dys, dc, dh
-        da, before, dc, dh, _ = _call("backward", shapes, *operands, flops=_flops(of, of.wh), aliases={1: 0, 2: 1})
+        da, before, dc, dh, _ = compiled.call(
+            "backward", shapes, *operands, flops=_flops(of, of.wh), aliases={1: 0, 2: 1}
+        )
         dx = jax.lax.dot_general(da, of.wx, (((2, 3), (1, 2)), ((), ())))
         return Operands(dx, weight_gradient(of.x, da, True), weight_gradient(before, da, True), da.sum((0, 1)), dc, dh)
 
@@ -169,7 +161,7 @@ def _shapes(of: Operands) -> tuple:
 
 def _room(of: Operands) -> tuple[int]:
     """Of the packed weights."""
-    return (_loaded().lstm_rot_forward_room(of.wx.shape[0], of.wh.shape[0]),)
+    return (compiled.library().lstm_rot_forward_room(of.wx.shape[0], of.wh.shape[0]),)
 
 
 def _flops(of: Operands, *weights: jax.Array) -> int:
@@ -178,75 +170,52 @@ def _flops(of: Operands, *weights: jax.Array) -> int:
     return 2 * steps * batch * sum(w.size for w in weights)
 
 
-def _call(name: str, shapes: tuple, *operands: Any, flops: int, aliases: dict[int, int] | None = None) -> Any:
-    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    call = jax.ffi.ffi_call(_target(name), results, vmap_method="sequential", input_output_aliases=aliases)
-    return call(*operands, flops=np.int64(flops))
+# The axis of the sequences in what each handler gets and gives; None: there is none.
+ENTERING = 1, None, None, None, 0, 0, 0
+AXES = {
+    "values": (ENTERING, (1, 0, 0, None)),
+    "kept": (ENTERING, (1, 0, 0, 1, 1, None)),
+    "backward": ((None, 1, 1, 0, 0, 1, 0, 1, 0, 0), (1, 1, 0, 0, None)),
+}
 
 
-def _target(name: str) -> str:
-    return f"lstm_rot_{name}"
+def _call(name: str, shapes: tuple, *operands: jax.Array, flops: int, aliases: dict[int, int] | None = None) -> Any:
+    """The handler's results. Under `jax.vmap` of more sequences; of more weights, by one call after another."""
+    axes, axes_of_results = AXES[name]
+
+    @jax.custom_batching.custom_vmap
+    def call(*operands: jax.Array) -> Any:
+        return tuple(compiled.call(name, shapes, *operands, aliases=aliases, flops=flops))
+
+    @call.def_vmap
+    def _(size: int, mapped: Any, *operands: jax.Array) -> tuple[Any, Any]:
+        if any(each for each, axis in zip(mapped, axes, strict=True) if axis is None):
+            each = [
+                x if own else jnp.broadcast_to(x, (size, *x.shape)) for x, own in zip(operands, mapped, strict=True)
+            ]
+            return jax.lax.map(lambda each: call(*each), each), (True,) * len(shapes)
+
+        def joined(x: jax.Array, own: bool, axis: int | None) -> jax.Array:
+            if axis is None:
+                return x
+            x = jnp.moveaxis(x, 0, axis) if own else jnp.broadcast_to(jnp.expand_dims(x, axis), _with(x, axis, size))
+            return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+
+        def taken_apart(x: jax.Array, axis: int | None) -> jax.Array:
+            if axis is None:
+                return x
+            return jnp.moveaxis(x.reshape(*x.shape[:axis], size, x.shape[axis] // size, *x.shape[axis + 1 :]), axis, 0)
+
+        more = [
+            shape if axis is None else (*shape[:axis], size * shape[axis], *shape[axis + 1 :])
+            for shape, axis in zip(shapes, axes_of_results, strict=True)
+        ]
+        together = map(joined, operands, mapped, axes)
+        results = _call(name, tuple(more), *together, flops=size * flops, aliases=aliases)
+        return tuple(map(taken_apart, results, axes_of_results)), tuple(axis is not None for axis in axes_of_results)
+
+    return call(*operands)
 
 
-def refusal() -> str | None:
-    """Why the compiled loop cannot run in this program; None where it can. The first call compiles it."""
-    platform, _ = compiled_for()
-    if platform != "cpu":
-        return f"it is a CPU's, and this program is compiled for a {platform.upper()}"
-    try:
-        _loaded()
-    except _Unavailable as error:
-        return str(error)
-    return None
-
-
-class _Unavailable(ValueError):
-    """It cannot be compiled or loaded here."""
-
-
-@cache
-def _loaded() -> ctypes.CDLL:
-    """The library, its handlers known to XLA. Raises _Unavailable where it cannot be had."""
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    if not shutil.which(compiler[0]):
-        raise _Unavailable(f"no C++ compiler: {compiler[0]} is not found; install one, or name it in CXX")
-    try:
-        library = ctypes.CDLL(str(_library(compiler)))
-    except subprocess.CalledProcessError as error:
-        said = (error.stderr.strip() or str(error)).splitlines()[0]
-        raise _Unavailable(f"{shlex.join(compiler)} does not compile it: {said}") from error
-    except OSError as error:
-        raise _Unavailable(f"it cannot be kept or loaded: {error}") from error
-    library.lstm_rot_forward_room.argtypes = [ctypes.c_int64] * 2
-    library.lstm_rot_backward_room.argtypes = [ctypes.c_int64]
-    library.lstm_rot_forward_room.restype = library.lstm_rot_backward_room.restype = ctypes.c_int64
-    for name in HANDLERS:
-        handler = jax.ffi.pycapsule(getattr(library, _target(name)))
-        jax.ffi.register_ffi_target(_target(name), handler, platform="cpu")
-    return library
-
-
-def _library(compiler: list[str]) -> Path:
-    """The compiled file, of this source, compiler, processor and JAX: compiled where it does not lie there yet."""
-    ask = [
-        *compiler,
-        *FLAGS,
-        "-dM",
-        "-E",
-        "-x",
-        "c++",
-        os.devnull,
-    ]  # what the compiler knows of itself and the processor
-    told = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
-    of = SOURCE.read_bytes(), told.encode(), repr((FLAGS, version("jaxlib"))).encode()
-    digest = hashlib.sha256(b"\0".join(of)).hexdigest()[:16]
-    folder = Path(platformdirs.user_cache_dir("lstm_rot"))
-    path = folder / f"packed-{digest}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as beside:  # and moved: another process may do the same
-            made = Path(beside) / path.name
-            command = [*compiler, *FLAGS, "-I", jax.ffi.include_dir(), str(SOURCE), "-o", str(made)]
-            subprocess.run(command, capture_output=True, text=True, check=True)
-            made.replace(path)
-    return path
+def _with(x: jax.Array, axis: int, size: int) -> tuple[int, ...]:
+    return *x.shape[:axis], size, *x.shape[axis:]

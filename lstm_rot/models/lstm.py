@@ -1,7 +1,7 @@
 """Stacked LSTM: `scan(scan(residual(lstm), TIME), DEPTH)`, and its variants."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -55,9 +55,9 @@ class Config(recurrent.Config):
 
     @property
     def unpacked(self) -> str | None:
-        plain = Config(self.input_size, self.hidden_size)
+        plain = {field.name: field.default for field in fields(self)}
         for name in ("gates", "peepholes", "layer_norm", "projection_size", *_NOISE):
-            if getattr(self, name) != getattr(plain, name):
+            if getattr(self, name) != plain[name]:
                 return f"{name}={getattr(self, name)!r}"
         wrong = {self.compute.name, self.stream.name} - {"float32"}
         return f"products or streams in {wrong.pop()}" if wrong else None
@@ -186,7 +186,8 @@ def apply(
 
     implementation: None, the fastest that serves, or "reference", "hoisted", "packed", "wavefront"; `lstm_rot.explain`
     says which and why. The hoisted and the packed one have gradients, and derivatives of them, but no `jax.jvp` of
-    their own. Or a `training.pipeline.Pipeline`, which spreads the layers (those of one width) over devices.
+    their own; the packed one is compiled for this machine, once, so that `jax.export` wants another. Or a
+    `training.pipeline.Pipeline`, which spreads the layers (those of one width) over devices.
 
     Raises ValueError, before any compilation, for wrong ranks, widths, dtypes, params or a carry of another config,
     for lengths outside 0..T (seen where they are not traced), and for an implementation that cannot serve.

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lstm_rot.branches import noise
 from lstm_rot.core import DEPTH, Above, Axis, Below, Branch, Cell, Left, Params, Right, residual, scan
-from lstm_rot.kernels import packed
+from lstm_rot.kernels import compiled, packed
 from lstm_rot.kernels.hoisted import hoisted
 from lstm_rot.models import checks
 from lstm_rot.schedules import Checkpointed, Schedule, Sequential
@@ -184,7 +184,7 @@ def explain(config: Config, *, schedule: Schedule = Sequential()) -> str:
 
 
 _PURPOSE: dict[Implementation, str] = {
-    "packed": "one compiled loop on a CPU, its weights packed once; in a program of one device; derivatives as hoisted",
+    "packed": "one loop in C++ on a CPU, but of short lines; None picks it in a program of one device; as 'hoisted'",
     "hoisted": "the inputs' products before the loop, the weights' gradients after it; no jax.jvp but of gradients",
     "reference": "scan(scan(cell, TIME), DEPTH) as it is written; any derivative",
     "wavefront": "T + L - 1 ticks of one batched product over the layers; the layers may be on devices of their own",
@@ -200,7 +200,7 @@ def _refusal(implementation: Implementation, config: Config, schedule: Schedule)
             return f"{config.unpacked}: it runs the plain LSTM in float32"
         if not isinstance(schedule, Sequential):
             return f"schedule={schedule!r}: it runs all steps in one go"
-        return packed.refusal()
+        return compiled.refusal()
     if implementation == "wavefront" and (config.bidirectional or config.reverse):
         way = "bidirectional" if config.bidirectional else "reverse"
         return f"{way}=True needs all of the layer below before its first step"

@@ -53,8 +53,9 @@ def _flops_of(equation: Any) -> int:
     if name == "cond":
         branches, platforms = params["branches"], params.get("branches_platforms")
         if platforms:  # lax.platform_dependent
-            here = [of is None or jax.default_backend() in of for of in platforms]
-            return _flops(branches[here.index(True)])
+            here = {"gpu": {"cuda", "rocm"}}.get(backend := jax.default_backend(), {backend})
+            chosen = (k for k, of in enumerate(platforms) if of is None or here & {*of})
+            branches = [branches[k] for k in chosen][:1] or branches
         return max(map(_flops, branches))
     inside = sum(_flops(jaxpr) for value in params.values() for jaxpr in _jaxprs(value))
     if name == "while" and inside:

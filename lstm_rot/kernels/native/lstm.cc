@@ -4,52 +4,24 @@
 // sequences of the batch through all steps, so that no step waits for another thread. Everything a step does to a
 // few sequences and a few units happens in registers: the product, the gates, the cell state, h.
 
-#include <algorithm>
-#include <atomic>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <thread>
-#include <type_traits>
-#include <vector>
-
-#include "xla/ffi/api/ffi.h"
+#include "vectors.h"
 
 namespace {
 
-namespace ffi = xla::ffi;
-using Floats = ffi::Buffer<ffi::F32>;
 using Ints = ffi::Buffer<ffi::S32>;
-using Result = ffi::Result<Floats>;
+constexpr int ROWS = REGISTERS >= 32 ? 6 : 2;  // sequences at once: ROWS x 4 sums and 4 weights are in registers
+constexpr int P = 4 * V;                       // columns of a panel
+constexpr int64_t AT_ONCE = 8 * ROWS;          // rows of x in one product, where a thread has fewer sequences than that
 
-#if defined(__AVX512F__)
-constexpr int V = 16, ROWS = 6;  // floats in a register; sequences at once: ROWS x 4 sums and 4 weights fill 32 of them
-#elif defined(__AVX__)
-constexpr int V = 8, ROWS = 2;  // of 16 registers
-#else
-constexpr int V = 4, ROWS = 5;  // of 32, as on Arm
-#endif
-constexpr int P = 4 * V;              // columns of a panel
-constexpr int64_t AT_ONCE = 8 * ROWS;  // rows of x in one product, where a thread has fewer sequences than that
+}  // namespace
 
-typedef float vec __attribute__((vector_size(V * sizeof(float))));
-typedef float loose __attribute__((vector_size(V * sizeof(float)), aligned(4), may_alias));
-
-inline vec load(const float* from) { return *reinterpret_cast<const loose*>(from); }
-inline void store(float* to, vec x) { *reinterpret_cast<loose*>(to) = x; }
-
-// The first n of a register's floats, as much of it as the array still has.
-inline vec load(const float* from, int64_t n) {
-  if (n >= V) return load(from);
-  vec x = {};
-  if (n > 0) std::memcpy(&x, from, n * sizeof(float));
-  return x;
+// Floats that the packed weights take: each handler's last result, for XLA to count them with the rest.
+extern "C" int64_t lstm_rot_forward_room(int64_t input, int64_t hidden) {
+  return (hidden + V - 1) / V * P * (input + hidden);
 }
-inline void store(float* to, vec x, int64_t n) {
-  if (n >= V) return store(to, x);
-  if (n > 0) std::memcpy(to, &x, n * sizeof(float));
-}
+extern "C" int64_t lstm_rot_backward_room(int64_t hidden) { return (hidden + P - 1) / P * P * 4 * hidden; }
+
+namespace {
 
 // A quotient of polynomials, as Eigen and XLA have it; NaN stays NaN.
 inline vec tanh(vec x) {
@@ -69,33 +41,6 @@ inline vec tanh(vec x) {
   return x * p / q;
 }
 inline vec sigmoid(vec x) { return tanh(x * 0.5f) * 0.5f + 0.5f; }
-
-// Runs f(0) to f(n - 1), on the pool's threads and on this one, and returns when all have run. It waits only for what
-// another thread has begun, so a pool without a free thread makes it slower, not stuck.
-template <typename F>
-void in_parallel(ffi::ThreadPool& pool, int64_t n, const F& f) {
-  struct Shared {
-    std::atomic<int64_t> next{0}, done{0};
-  };
-  auto shared = std::make_shared<Shared>();
-  auto work = [shared, n, &f] {  // f is read only while some k < n is not done, so while this frame stands
-    for (int64_t k; (k = shared->next++) < n; shared->done++) f(k);
-  };
-  for (int64_t k = 1; k < n; k++) pool.Schedule(decltype(work)(work));
-  work();
-  while (shared->done < n) std::this_thread::yield();
-}
-
-int64_t threads(const ffi::ThreadPool& pool) { return std::max<int64_t>(pool.num_threads(), 1); }
-
-struct Free {
-  void operator()(float* p) const { std::free(p); }
-};
-using Memory = std::unique_ptr<float[], Free>;
-Memory floats(int64_t n) {  // not initialised
-  const size_t bytes = (std::max<int64_t>(n, 1) * sizeof(float) + 63) / 64 * 64;
-  return Memory(static_cast<float*>(std::aligned_alloc(64, bytes)));
-}
 
 // acc[r] += a[r] W for R rows a and one panel W [k, P].
 template <int R>
@@ -229,11 +174,11 @@ ffi::Error forward(ffi::ThreadPool& pool, const Floats& x, const Floats& wx, con
                    const Floats& c, const Floats& h, const Ints& lengths, Result& y, Result& c_last, Result& h_last,
                    Result& room, float* gates, float* cells) {
   const Sizes n{x.dimensions()[0], x.dimensions()[1], x.dimensions()[2], wh.dimensions()[0]};
-  const int64_t panels = n.panels(V);
+  const int64_t panels = n.panels(V), packers = std::min(threads(pool), panels);
+  if (ffi::Error error = enough(room, lstm_rot_forward_room(n.input, n.hidden)); error.failure()) return error;
   float *const packed_x = room->typed_data(), *const packed_h = packed_x + panels * n.input * P;
-  in_parallel(pool, std::min(threads(pool), panels), [&](int64_t k) {
-    const int64_t parts = std::min(threads(pool), panels);
-    for (int64_t j = panels * k / parts; j < panels * (k + 1) / parts; j++) {
+  in_parallel(pool, packers, [&](int64_t k) {
+    for (int64_t j = panels * k / packers; j < panels * (k + 1) / packers; j++) {
       pack_gates(wx.typed_data(), n.input, n.hidden, j, &packed_x[j * n.input * P]);
       pack_gates(wh.typed_data(), n.hidden, n.hidden, j, &packed_h[j * n.hidden * P]);
     }
@@ -314,6 +259,7 @@ ffi::Error backward(ffi::ThreadPool pool, Floats wh, Floats gates, Floats cells,
   const auto dims = dy.dimensions();
   const Sizes n{dims[0], dims[1], 0, dims[2]};
   const int64_t panels = n.panels(P), k = 4 * n.hidden;
+  if (ffi::Error error = enough(room, lstm_rot_backward_room(n.hidden)); error.failure()) return error;
   float* const packed = room->typed_data();
   in_parallel(pool, panels, [&](int64_t j) {
     for (int64_t column = 0; column < P; column++) {
@@ -344,8 +290,6 @@ ffi::Error kept(ffi::ThreadPool pool, Floats x, Floats wx, Floats wh, Floats b, 
 }  // namespace
 
 #define THREE(a) .a<Floats>().a<Floats>().a<Floats>()
-#define BOUND ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
-#define COUNTED .Attr<int64_t>("flops")  // for those who count a program's work
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_rot_values, values,
                               BOUND THREE(Arg) THREE(Arg).Arg<Ints>() THREE(Ret).Ret<Floats>() COUNTED);
@@ -353,9 +297,3 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_rot_kept, kept,
                               BOUND THREE(Arg) THREE(Arg).Arg<Ints>() THREE(Ret) THREE(Ret) COUNTED);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_rot_backward, backward,
                               BOUND THREE(Arg) THREE(Arg).Arg<Ints>() THREE(Arg) THREE(Ret).Ret<Floats>().Ret<Floats>() COUNTED);
-
-// Floats that the packed weights take, each handler's last result: XLA's memory, so that its accounts are whole.
-extern "C" int64_t lstm_rot_forward_room(int64_t input, int64_t hidden) {
-  return (hidden + V - 1) / V * P * (input + hidden);
-}
-extern "C" int64_t lstm_rot_backward_room(int64_t hidden) { return (hidden + P - 1) / P * P * 4 * hidden; }
