@@ -231,10 +231,13 @@ LAYERS = {
     "lstm_rot.schedules": [],
     "lstm_rot.core": ["lstm_rot.lines", "lstm_rot.schedules"],
     "lstm_rot.wavefront": ["lstm_rot.core", "lstm_rot.lines", "lstm_rot.schedules"],
-    "lstm_rot.branches": ["lstm_rot.branches"],
-    "lstm_rot.kernels": [f"lstm_rot.{name}" for name in ("core", "lines", "schedules", "branches.common", "kernels")],
+    "lstm_rot.native": ["lstm_rot.native"],
+    "lstm_rot.branches": ["lstm_rot.branches", "lstm_rot.native"],
+    "lstm_rot.kernels": [
+        f"lstm_rot.{name}" for name in ("core", "lines", "schedules", "branches.common", "kernels", "native")
+    ],
     "lstm_rot.models": [
-        f"lstm_rot.{name}" for name in ("core", "branches", "kernels", "models", "schedules", "wavefront")
+        f"lstm_rot.{name}" for name in ("core", "branches", "kernels", "models", "native", "schedules", "wavefront")
     ],
     "lstm_rot.interop": [f"lstm_rot.{name}" for name in ("branches", "interop", "models")],
 }

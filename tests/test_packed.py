@@ -1,6 +1,7 @@
 """The compiled loop against the reference: values, gradients and derivatives of these; and where it cannot run."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -19,9 +20,8 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 import lstm_rot
-from lstm_rot import Checkpointed, Sequential
+from lstm_rot import Checkpointed, Sequential, native
 from lstm_rot.branches import lstm as branch
-from lstm_rot.kernels import compiled as native
 from lstm_rot.kernels import packed
 from lstm_rot.models import gru, lstm, recurrent, rnn
 from lstm_rot.training import cost
@@ -194,14 +194,16 @@ def test_in_shard_map_it_is_hoisted():
 
 
 @compiled
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flag is one for x86-64")
 def test_with_narrower_registers():
     """As on a processor without AVX-512, in a process of its own."""
     program = f"""
-import jax, numpy as np
+import os, jax, numpy as np
 from lstm_rot.branches import conv
-from lstm_rot.kernels import compiled
+from lstm_rot import native
 from lstm_rot.models import lstm
-compiled.FLAGS += ("-mno-avx512f", "-O1")
+os.cpu_count = lambda: 1
+native.FLAGS += ("-mno-avx512f", "-O1")
 config = lstm.Config(5, 19)
 params, xs = lstm.init(jax.random.key(0), config), jax.random.normal(jax.random.key(1), ({T}, 7, 5))
 def run(implementation):
@@ -214,7 +216,7 @@ def scalar(x, w):
     return (conv.conv3x3(x, w, 2) ** 2).sum()
 assert "lstm_rot_weigh" in jax.jit(jax.grad(scalar, 1)).lower(x, w).as_text()
 fast = jax.grad(scalar, (0, 1))(x, w)
-compiled.refusal = lambda: "no"
+native.refusal = lambda: "no"
 jax.clear_caches()
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), fast, jax.grad(scalar, (0, 1))(x, w))
 """
@@ -226,7 +228,9 @@ jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
 @compiled
-def test_where_packing_does_not_pay_the_line_is_hoisted():
+def test_where_packing_does_not_pay_the_line_is_hoisted(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
     def run(params: Any, xs: Any, config: Any) -> Any:
         return lstm.apply(params, xs, config=config, implementation="packed")[1].sum()
 
@@ -369,10 +373,10 @@ def test_each_source_is_compiled_once_and_kept(anew, tmp_path):
     said = native.refusal()  # which is no library
     assert said is not None and said.startswith("it cannot be kept or loaded: ") and str(path) in said
     sources = tmp_path / "sources"
-    shutil.copytree(native.NATIVE, sources)
+    shutil.copytree(native.SOURCES, sources)
     header = sources / "vectors.h"
     header.write_text(header.read_text() + "\n// other\n")
-    anew.setattr(native, "NATIVE", sources)
+    anew.setattr(native, "SOURCES", sources)
     anew.setattr(native, "FLAGS", (*native.FLAGS, "-fsyntax-only"))  # it makes nothing
     with pytest.raises(FileNotFoundError):
         ask()

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lstm_rot.kernels import convolution
+from lstm_rot.native import convolution
 
 EPSILON = 1e-5
 NAME = "convolution"  # of what a convolution returns, and of its statistics, for `jax.checkpoint`'s policies
@@ -25,7 +25,7 @@ CHANNELS_PER_GROUP = 8
 def conv3x3(x: Float[Array, "B R P C"], w: Float[Array, "3 3 C K"], stride: int = 1) -> Float[Array, "B Q S K"]:
     """y[i, j] = sum over a, b of x[stride i + a - 1, stride j + b - 1] w[a, b], zeros around x, in the dtype of w.
 
-    On a CPU it is that of `kernels.convolution` where it serves. Else it is XLA's, the gradient on a CPU written as two
+    On a CPU it is that of `native.convolution` where it serves. Else it is XLA's, the gradient on a CPU written as two
     more convolutions with their transposes spelt out, for what autodiff makes of it XLA compiles there, inside a loop,
     to something 10 to 100 times slower. It has second derivatives, but no `jax.jvp`.
     """

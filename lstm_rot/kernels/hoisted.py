@@ -24,8 +24,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lstm_rot.branches.common import product
 from lstm_rot.core import Above, Axis, Below, Cell, Left, Params, Right, scan, turn
-from lstm_rot.kernels.compiled import compiled_for
 from lstm_rot.lines import line_length
+from lstm_rot.native import compiled_for
 from lstm_rot.schedules import Checkpointed, Schedule, Sequential, in_pieces
 
 WEIGHTS = frozenset({"wx", "wh", "wp"})  # the fields of a branch's Params that `product` multiplies by

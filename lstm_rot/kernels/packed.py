@@ -7,7 +7,7 @@ once; each thread takes its share of the batch through all steps; a step's produ
     backward    da_t from dh_t = da_{t+1} W_h^T, written over the gates, as h_{t-1} over c_t; then dx, dW_x and dW_h are
                 one product each
 
-native/lstm.cc is the loop; `kernels.compiled` compiles it.
+native/lstm.cc is the loop; `lstm_rot.native` compiles it.
 """
 
 import os
@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lstm_rot import native
 from lstm_rot.core import Above, Axis, Below, Cell, Left, Params, Right
-from lstm_rot.kernels import compiled
 from lstm_rot.kernels.hoisted import hoisted, weight_gradient
 from lstm_rot.schedules import Schedule, Sequential
 
@@ -45,7 +45,7 @@ Line = Callable[[Operands, Int[Array, "B"]], tuple[Right, Above]]
 def packed(cell: Cell, axis: Axis, *, schedule: Schedule = Sequential()) -> Cell:
     """The line `scan(cell, axis)` of masked `residual(lstm)` along time, in float32; p is (weights, masks), all None.
 
-    `compiled.refusal` says where it cannot run. Hoisted are lines of fewer than LEAST steps, what `jax.shard_map` runs,
+    `native.refusal` says where it cannot run. Hoisted are lines of fewer than LEAST steps, what `native.whole` is not,
     second derivatives, and the values, where no gradient is asked for, of fewer sequences than cores with a W_h beyond
     CACHE.
     """
@@ -54,7 +54,7 @@ def packed(cell: Cell, axis: Axis, *, schedule: Schedule = Sequential()) -> Cell
     def run(p: Params, left: Left, below: Below) -> tuple[Right, Above]:
         (weights, masks), (x, valid) = p, below
         steps, batch, _ = x.shape
-        if steps < LEAST or not compiled.whole(x, *left, weights.wh):
+        if steps < LEAST or not native.whole(*jax.tree.leaves((x, left, weights, valid))):
             return hoisted_line(p, left, below)
 
         def line(of: Operands, lengths: jax.Array) -> tuple[Right, Above]:
@@ -119,10 +119,10 @@ def _gradient(line: Line, of: Operands, lengths: jax.Array, ys: jax.Array, kept:
     def loop(of: Operands, lengths: jax.Array, ys: jax.Array, kept: Any, cotangents: Any) -> Operands:
         (dc, dh), dys = cotangents
         gates, cells = kept
-        room = compiled.library().lstm_rot_backward_room(of.wh.shape[0])
+        room = native.library().lstm_rot_backward_room(of.wh.shape[0])
         shapes = gates.shape, cells.shape, of.c.shape, of.h.shape, (room,)
         operands = of.wh, gates, cells, of.c, of.h, ys, lengths, dys, dc, dh
-        da, before, dc, dh, _ = compiled.call(
+        da, before, dc, dh, _ = native.call(
             "backward", shapes, *operands, flops=_flops(of, of.wh), aliases={1: 0, 2: 1}
         )
         dx = jax.lax.dot_general(da, of.wx, (((2, 3), (1, 2)), ((), ())))
@@ -161,7 +161,7 @@ def _shapes(of: Operands) -> tuple:
 
 def _room(of: Operands) -> tuple[int]:
     """Of the packed weights."""
-    return (compiled.library().lstm_rot_forward_room(of.wx.shape[0], of.wh.shape[0]),)
+    return (native.library().lstm_rot_forward_room(of.wx.shape[0], of.wh.shape[0]),)
 
 
 def _flops(of: Operands, *weights: jax.Array) -> int:
@@ -185,7 +185,7 @@ def _call(name: str, shapes: tuple, *operands: jax.Array, flops: int, aliases: d
 
     @jax.custom_batching.custom_vmap
     def call(*operands: jax.Array) -> Any:
-        return tuple(compiled.call(name, shapes, *operands, aliases=aliases, flops=flops))
+        return tuple(native.call(name, shapes, *operands, aliases=aliases, flops=flops))
 
     @call.def_vmap
     def _(size: int, mapped: Any, *operands: jax.Array) -> tuple[Any, Any]:

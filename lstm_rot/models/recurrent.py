@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from lstm_rot import native
 from lstm_rot.branches import noise
 from lstm_rot.core import DEPTH, Above, Axis, Below, Branch, Cell, Left, Params, Right, residual, scan
-from lstm_rot.kernels import compiled, packed
+from lstm_rot.kernels import packed
 from lstm_rot.kernels.hoisted import hoisted
 from lstm_rot.models import checks
 from lstm_rot.schedules import Checkpointed, Schedule, Sequential
@@ -200,7 +201,7 @@ def _refusal(implementation: Implementation, config: Config, schedule: Schedule)
             return f"{config.unpacked}: it runs the plain LSTM in float32"
         if not isinstance(schedule, Sequential):
             return f"schedule={schedule!r}: it runs all steps in one go"
-        return compiled.refusal()
+        return native.refusal()
     if implementation == "wavefront" and (config.bidirectional or config.reverse):
         way = "bidirectional" if config.bidirectional else "reverse"
         return f"{way}=True needs all of the layer below before its first step"

@@ -1,4 +1,4 @@
-// One LSTM layer along time, forward and backward, for a CPU. packed.py says what it computes and when it is used.
+// One LSTM layer along time, forward and backward, for a CPU. kernels/packed.py says what it computes and when it is used.
 //
 // The loop over time is inside: the weights are packed once, into panels that the cache holds, and each thread takes some
 // sequences of the batch through all steps, so that no step waits for another thread. Everything a step does to a

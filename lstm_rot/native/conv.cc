@@ -150,10 +150,7 @@ ffi::Error weigh(ffi::ThreadPool pool, Floats x, Floats dy, Result dw, int64_t s
             in_steps<AT_ONCE<N>>(segment, 0, [&](auto rows, int64_t first) {
               constexpr int R = decltype(rows)::value;
               float* to = of_part + (a * segment + first) * padded + p * width;
-              vec acc[R][N];
-              for (int r = 0; r < R; r++) {
-                for (int n = 0; n < N; n++) acc[r][n] = load(to + r * padded + n * V);
-              }
+              vec acc[R][N] = {};  // of one image, so that no sum is of very many terms
               for (int64_t i = 0; i < out.rows; i++) {
                 const float* from = map.at(stride * i + a, 0) + first;
                 const float* of_pixel = d + i * out.columns * padded + p * width;
@@ -168,7 +165,7 @@ ffi::Error weigh(ffi::ThreadPool pool, Floats x, Floats dy, Result dw, int64_t s
                 }
               }
               for (int r = 0; r < R; r++) {
-                for (int n = 0; n < N; n++) store(to + r * padded + n * V, acc[r][n]);
+                for (int n = 0; n < N; n++) store(to + r * padded + n * V, load(to + r * padded + n * V) + acc[r][n]);
               }
             });
           }

@@ -1,6 +1,7 @@
-"""Loops in C++ that a CPU runs faster than what XLA compiles: `native/`, as calls within a jitted program.
+"""Loops in C++ that a CPU runs faster than what XLA compiles, as calls within a jitted program.
 
-The machine's own compiler ($CXX, or c++) makes them on first use, in seconds, and the user's cache keeps them.
+The machine's own compiler ($CXX, or c++) makes them on first use, in seconds, and the user's cache keeps them. A CXX
+that is none, as in CXX=none, leaves everything to XLA, as `jax.export` wants it.
 """
 
 import ctypes
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import platformdirs
 
-NATIVE = Path(__file__).with_name("native")
+SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
 PATIENCE = 300  # seconds for a compiler
 LOCK = threading.Lock()
@@ -89,8 +90,10 @@ def _attempted() -> ctypes.CDLL | str:
 
 
 def whole(*arrays: jax.Array) -> bool:
-    """Whether these are no parts of arrays, which `jax.shard_map` gives out and a call's results are not."""
-    return not any(getattr(getattr(jax.typeof(x), "mat", None), "varying", ()) for x in arrays)
+    """Whether a call can take these: neither parts that `shard_map` checks, nor of explicit axes, nor of open sizes."""
+    parts = any(getattr(getattr(jax.typeof(x), "mat", None), "varying", ()) for x in arrays)
+    explicit = jax.sharding.AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+    return not parts and not explicit and all(isinstance(size, int) for x in arrays for size in x.shape)
 
 
 def call(name: str, shapes: Any, *operands: Any, aliases: dict[int, int] | None = None, **attributes: int) -> Any:
@@ -108,7 +111,7 @@ def _library(compiler: list[str]) -> Path:
     """The compiled file, of this source, compiler, processor and jaxlib: compiled where it does not lie there yet."""
     command = [*compiler, *FLAGS]
     told = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])  # what it knows of itself and the processor
-    files = sorted(NATIVE.iterdir())
+    files = sorted(file for file in SOURCES.iterdir() if file.suffix in (".cc", ".h"))
     of = *(file.read_bytes() for file in files), told, repr((command, version("jaxlib"))).encode()
     digest = hashlib.sha256(b"\0".join(of)).hexdigest()[:16]
     folder = Path(platformdirs.user_cache_dir("lstm_rot")) / "native"
