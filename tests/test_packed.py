@@ -164,8 +164,9 @@ def test_under_vmap(axes, batch):
     arguments = [stacked(*x) if axis == 0 else x[0] for x, axis in zip(zip(*each, strict=True), axes, strict=True)]
     program = jax.jit(jax.vmap(run, axes))
     assert_close(program(*arguments), stacked(*(run(*one) for one in each)), "float32")
-    sizes = re.findall(r"lstm_rot_kept.*?tensor<(\d+)x(\d+)x", program.lower(*arguments).as_text())
-    assert sizes and {*sizes} == {(str(T), str(batch))}
+    text = program.lower(*arguments).as_text()
+    made = {*re.findall(r"@lstm_rot_(\w+)\(.*-> \(tensor<(\d+)x(\d+)x", text)}
+    assert made == {(name, str(T), str(batch)) for name in ("kept", "backward")}
 
 
 @compiled

@@ -122,9 +122,7 @@ def _gradient(line: Line, of: Operands, lengths: jax.Array, ys: jax.Array, kept:
         room = native.library().lstm_rot_backward_room(of.wh.shape[0])
         shapes = gates.shape, cells.shape, of.c.shape, of.h.shape, (room,)
         operands = of.wh, gates, cells, of.c, of.h, ys, lengths, dys, dc, dh
-        da, before, dc, dh, _ = native.call(
-            "backward", shapes, *operands, flops=_flops(of, of.wh), aliases={1: 0, 2: 1}
-        )
+        da, before, dc, dh, _ = _call("backward", shapes, *operands, flops=_flops(of, of.wh), aliases={1: 0, 2: 1})
         dx = jax.lax.dot_general(da, of.wx, (((2, 3), (1, 2)), ((), ())))
         return Operands(dx, weight_gradient(of.x, da, True), weight_gradient(before, da, True), da.sum((0, 1)), dc, dh)
 
