@@ -86,7 +86,12 @@ def test_under_vmap_and_in_a_loop():
     each = [gradients(1, x, w) for w in ws]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
     assert_close(jax.vmap(partial(gradients, 1), (None, 0))(x, ws), stacked, "float32")
-    images = jax.vmap(lambda image: conv.conv3x3(image[None], w)[0])
+
+    def of_image(image: jax.Array) -> jax.Array:
+        y: Any = conv.conv3x3(image[None], w)
+        return y[0]
+
+    images = jax.vmap(of_image)
     assert_close(images(x), conv.conv3x3(x, w), "float32")
     assert "tensor<2x4x4x3xf32>" in re.findall(r"lstm_rot_convolve.*", jax.jit(images).lower(x).as_text())[0]
 
@@ -105,7 +110,7 @@ def test_under_vmap_and_in_a_loop():
 @pytest.mark.usefixtures("one_device")
 def test_a_map_that_is_not_finite_spoils_no_other():
     x, w = operands((3, 4, 4, 2, 3))
-    y = conv.conv3x3(x.at[1, 2, 2].set(jnp.nan), w)
+    y: Any = conv.conv3x3(x.at[1, 2, 2].set(jnp.nan), w)
     assert np.isnan(y[1]).any() and np.isfinite(y[jnp.array([0, 2])]).all() and np.isfinite(y[1, 0]).all()
 
 

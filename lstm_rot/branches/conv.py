@@ -79,9 +79,8 @@ def _spelt_out(stride: int, x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[
 
     The barriers keep the compiler from folding the transposes into the convolutions again.
     """
-    flipped, xs, dys = jax.lax.optimization_barrier(
-        (w[::-1, ::-1].swapaxes(2, 3), x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3))
-    )
+    transposed = w[::-1, ::-1].swapaxes(2, 3), x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
+    flipped, xs, dys = map(jax.lax.optimization_barrier, transposed)
     ends = [(size, (n - 1) * stride + 1) for size, n in zip(x.shape[1:3], dy.shape[1:3], strict=True)]
     dx = _conv(dy, flipped, (1, 1), [(1, size + 1 - end) for size, end in ends], lhs_dilation=(stride, stride))
     dw = _conv(xs, dys, (1, 1), [(1, end + 1 - size) for size, end in ends], rhs_dilation=(stride, stride))

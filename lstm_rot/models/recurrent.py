@@ -215,7 +215,10 @@ def _pick(implementation: Implementation | None, config: Config, schedule: Sched
     if implementation is None:
         alone = jax.device_count() == 1  # what is compiled as one call is not spread over devices
         fastest: list[Implementation] = ["packed", "hoisted"] if alone else ["hoisted"]
-        return next((name for name in fastest if _refusal(name, config, schedule) is None), "reference")
+        for name in fastest:
+            if _refusal(name, config, schedule) is None:
+                return name
+        return "reference"
     if implementation not in _PURPOSE:
         raise ValueError(f"implementation={implementation!r}: choose None or one of {', '.join(map(repr, _PURPOSE))}")
     reason = _refusal(implementation, config, schedule)
