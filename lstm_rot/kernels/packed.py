@@ -39,6 +39,7 @@ class Operands(NamedTuple):
     h: Float[Array, "B H"]
 
 
+ENTERING = 1, None, None, None, 0, 0, 0  # the axes of the sequences, in these and in their lengths
 Line = Callable[[Operands, Int[Array, "B"]], tuple[Right, Above]]
 
 
@@ -76,7 +77,8 @@ def _compiled(line: Line, of: Operands, lengths: Int[Array, "B"]) -> tuple[Right
 
     def loop(of: Operands, lengths: jax.Array) -> tuple[Right, Above]:
         shapes = *_shapes(of)[:3], _room(of)
-        ys, c, h, _ = _call("values", shapes, *of, lengths, flops=_flops(of, of.wx, of.wh))
+        flops, axes = _flops(of, of.wx, of.wh), (ENTERING, (1, 0, 0, None))
+        ys, c, h, _ = native.call("values", shapes, *of, lengths, axes=axes, flops=flops)
         return (c, h), ys
 
     return jax.lax.platform_dependent(of, lengths, cpu=loop, default=line)
@@ -103,7 +105,8 @@ def _keeping(line: Line, of: Operands, lengths: jax.Array) -> tuple[tuple[Right,
 
     def loop(of: Operands, lengths: jax.Array) -> tuple[tuple[Right, Above], Any]:
         shapes = *_shapes(of), _room(of)
-        ys, c, h, gates, cells, _ = _call("kept", shapes, *of, lengths, flops=_flops(of, of.wx, of.wh))
+        flops, axes = _flops(of, of.wx, of.wh), (ENTERING, (1, 0, 0, 1, 1, None))
+        ys, c, h, gates, cells, _ = native.call("kept", shapes, *of, lengths, axes=axes, flops=flops)
         return ((c, h), ys), [gates, cells]
 
     def elsewhere(of: Operands, lengths: jax.Array) -> tuple[tuple[Right, Above], Any]:
@@ -122,7 +125,8 @@ def _gradient(line: Line, of: Operands, lengths: jax.Array, ys: jax.Array, kept:
         room = native.library().lstm_rot_backward_room(of.wh.shape[0])
         shapes = gates.shape, cells.shape, of.c.shape, of.h.shape, (room,)
         operands = of.wh, gates, cells, of.c, of.h, ys, lengths, dys, dc, dh
-        da, before, dc, dh, _ = _call("backward", shapes, *operands, flops=_flops(of, of.wh), aliases={1: 0, 2: 1})
+        how = {"axes": ((None, 1, 1, 0, 0, 1, 0, 1, 0, 0), (1, 1, 0, 0, None)), "aliases": {1: 0, 2: 1}}
+        da, before, dc, dh, _ = native.call("backward", shapes, *operands, flops=_flops(of, of.wh), **how)
         dx = jax.lax.dot_general(da, of.wx, (((2, 3), (1, 2)), ((), ())))
         return Operands(dx, weight_gradient(of.x, da, True), weight_gradient(before, da, True), da.sum((0, 1)), dc, dh)
 
@@ -166,54 +170,3 @@ def _flops(of: Operands, *weights: jax.Array) -> int:
     """Of the products with these weights, of all steps."""
     steps, batch, _ = of.x.shape
     return 2 * steps * batch * sum(w.size for w in weights)
-
-
-# The axis of the sequences in what each handler gets and gives; None: there is none.
-ENTERING = 1, None, None, None, 0, 0, 0
-AXES = {
-    "values": (ENTERING, (1, 0, 0, None)),
-    "kept": (ENTERING, (1, 0, 0, 1, 1, None)),
-    "backward": ((None, 1, 1, 0, 0, 1, 0, 1, 0, 0), (1, 1, 0, 0, None)),
-}
-
-
-def _call(name: str, shapes: tuple, *operands: jax.Array, flops: int, aliases: dict[int, int] | None = None) -> Any:
-    """The handler's results. Under `jax.vmap` of more sequences; of more weights, by one call after another."""
-    axes, axes_of_results = AXES[name]
-
-    @jax.custom_batching.custom_vmap
-    def call(*operands: jax.Array) -> Any:
-        return tuple(native.call(name, shapes, *operands, aliases=aliases, flops=flops))
-
-    @call.def_vmap
-    def _(size: int, mapped: Any, *operands: jax.Array) -> tuple[Any, Any]:
-        if any(each for each, axis in zip(mapped, axes, strict=True) if axis is None):
-            each = [
-                x if own else jnp.broadcast_to(x, (size, *x.shape)) for x, own in zip(operands, mapped, strict=True)
-            ]
-            return jax.lax.map(lambda each: call(*each), each), (True,) * len(shapes)
-
-        def joined(x: jax.Array, own: bool, axis: int | None) -> jax.Array:
-            if axis is None:
-                return x
-            x = jnp.moveaxis(x, 0, axis) if own else jnp.broadcast_to(jnp.expand_dims(x, axis), _with(x, axis, size))
-            return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
-
-        def taken_apart(x: jax.Array, axis: int | None) -> jax.Array:
-            if axis is None:
-                return x
-            return jnp.moveaxis(x.reshape(*x.shape[:axis], size, x.shape[axis] // size, *x.shape[axis + 1 :]), axis, 0)
-
-        more = [
-            shape if axis is None else (*shape[:axis], size * shape[axis], *shape[axis + 1 :])
-            for shape, axis in zip(shapes, axes_of_results, strict=True)
-        ]
-        together = map(joined, operands, mapped, axes)
-        results = _call(name, tuple(more), *together, flops=size * flops, aliases=aliases)
-        return tuple(map(taken_apart, results, axes_of_results)), tuple(axis is not None for axis in axes_of_results)
-
-    return call(*operands)
-
-
-def _with(x: jax.Array, axis: int, size: int) -> tuple[int, ...]:
-    return *x.shape[:axis], size, *x.shape[axis:]

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from math import prod
@@ -27,6 +28,7 @@ SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
 PATIENCE = 300  # seconds for a compiler
 LOCK = threading.Lock()
+Axes = Sequence[int | None]
 HANDLERS = ("values", "kept", "backward", "convolve", "weigh")
 
 
@@ -96,11 +98,54 @@ def whole(*arrays: jax.Array) -> bool:
     return not parts and not explicit and all(isinstance(size, int) for x in arrays for size in x.shape)
 
 
-def call(name: str, shapes: Any, *operands: Any, aliases: dict[int, int] | None = None, **attributes: int) -> Any:
-    """What the handler makes of the operands: float32 arrays of these shapes."""
-    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    run = jax.ffi.ffi_call(_target(name), results, vmap_method="sequential", input_output_aliases=aliases)
-    return run(*operands, **{name: np.int64(value) for name, value in attributes.items()})
+def call(
+    name: str,
+    shapes: Sequence[tuple[int, ...]],
+    *operands: jax.Array,
+    axes: tuple[Axes, Axes],
+    flops: int,
+    aliases: dict[int, int] | None = None,
+    **attributes: int,
+) -> tuple[jax.Array, ...]:
+    """What the handler makes of the operands: float32 arrays of these shapes. flops: of its products, to be counted.
+
+    axes: where the batch is in each operand and each result; None: nowhere, as in weights. Under `jax.vmap` of what has
+    a batch it is one call for a larger one; of what has none, one call after another.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def run(*operands: jax.Array) -> tuple[jax.Array, ...]:
+        results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        told = {name: np.int64(value) for name, value in {**attributes, "flops": flops}.items()}
+        return tuple(jax.ffi.ffi_call(_target(name), results, input_output_aliases=aliases)(*operands, **told))
+
+    @run.def_vmap
+    def _(size: int, mapped: Sequence[bool], *operands: jax.Array) -> tuple[Any, Any]:
+        each = [x if own else jnp.broadcast_to(x, (size, *x.shape)) for x, own in zip(operands, mapped, strict=True)]
+        entering, leaving = axes
+        if any(own and axis is None for own, axis in zip(mapped, entering, strict=True)):
+            return jax.lax.map(lambda each: run(*each), each), (True,) * len(shapes)
+        joined = [x if axis is None else _joined(y, axis) for x, y, axis in zip(operands, each, entering, strict=True)]
+        larger = [
+            shape if axis is None else (*shape[:axis], size * shape[axis], *shape[axis + 1 :])
+            for shape, axis in zip(shapes, leaving, strict=True)
+        ]
+        results = call(name, larger, *joined, axes=axes, flops=size * flops, aliases=aliases, **attributes)
+        apart = [x if axis is None else _apart(x, axis, size) for x, axis in zip(results, leaving, strict=True)]
+        return tuple(apart), tuple(axis is not None for axis in leaving)
+
+    return run(*operands)
+
+
+def _joined(x: jax.Array, axis: int) -> jax.Array:
+    """The first axis within that one, of what is left without it."""
+    x = jnp.moveaxis(x, 0, axis)
+    return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+
+
+def _apart(x: jax.Array, axis: int, size: int) -> jax.Array:
+    """And back."""
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], size, x.shape[axis] // size, *x.shape[axis + 1 :]), axis, 0)
 
 
 def _target(name: str) -> str:

@@ -1,6 +1,7 @@
-// A 3x3 convolution of maps [B, R, P, C], and its weights' gradient, for a CPU: products of matrices whose one side is never
-// made. Of a map with zeros around it, the three pixels below a row of the window lie side by side, so that an output is
-// the sum of three products of 3 C numbers with 3 C rows of the weights. convolution.py says what it computes.
+// A 3x3 convolution of maps [B, R, P, C], and its weights' gradient, for a CPU: products of matrices whose one side is
+// never made. Of a map with zeros around it, the three pixels below a row of the window lie side by side, so that an
+// output is the sum of three products of 3 C numbers with 3 C rows of the weights. convolution.py says what it
+// computes.
 
 #include "vectors.h"
 
@@ -72,7 +73,8 @@ struct Padded {
         continue;
       }
       for (int64_t j = 0; j < in.columns; j++) {
-        std::memcpy(to + spread * j * in.channels, map + (i * in.columns + j) * in.channels, in.channels * sizeof(float));
+        std::memcpy(to + spread * j * in.channels, map + (i * in.columns + j) * in.channels,
+                    in.channels * sizeof(float));
       }
     }
   }
@@ -185,7 +187,8 @@ ffi::Error weigh(ffi::ThreadPool pool, Floats x, Floats dy, Result dw, int64_t s
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_rot_convolve, convolve,
-                              BOUND.Arg<Floats>().Arg<Floats>().Ret<Floats>().Attr<int64_t>("stride").Attr<int64_t>("spread") COUNTED);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    lstm_rot_convolve, convolve,
+    BOUND.Arg<Floats>().Arg<Floats>().Ret<Floats>().Attr<int64_t>("stride").Attr<int64_t>("spread") COUNTED);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_rot_weigh, weigh,
                               BOUND.Arg<Floats>().Arg<Floats>().Ret<Floats>().Attr<int64_t>("stride") COUNTED);

@@ -7,7 +7,6 @@ import os
 from math import prod
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lstm_rot import native
@@ -32,25 +31,12 @@ def backward(
 ) -> tuple[Float[Array, "B R P C"], Float[Array, "3 3 C K"]]:
     """dx, the convolution of dy, zeros between its pixels, by w turned; and dw."""
     dx = _convolve(dy, w[::-1, ::-1].swapaxes(2, 3), x.shape, stride=1, spread=stride)
-    (dw,) = native.call("weigh", [w.shape], x, dy, stride=stride, flops=2 * w.size * prod(dy.shape[:3]))
+    flops, apart = 2 * w.size * prod(dy.shape[:3]), ((None, None), (None,))
+    (dw,) = native.call("weigh", [w.shape], x, dy, axes=apart, flops=flops, stride=stride)
     return dx, dw
 
 
 def _convolve(x: jax.Array, w: jax.Array, shape: tuple[int, ...], *, stride: int, spread: int) -> jax.Array:
-    """Maps of this shape. Under `jax.vmap` of x alone, of more images."""
-
-    @jax.custom_batching.custom_vmap
-    def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
-        flops = 2 * prod(shape[:3]) * w.size
-        return native.call("convolve", [shape], x, w, stride=stride, spread=spread, flops=flops)[0]
-
-    @convolve.def_vmap
-    def _(size: int, mapped: list, x: jax.Array, w: jax.Array) -> tuple[jax.Array, bool]:
-        if mapped[1]:
-            xs = x if mapped[0] else jnp.broadcast_to(x, (size, *x.shape))
-            return jax.lax.map(lambda each: convolve(*each), (xs, w)), True
-        images = x.reshape(size * x.shape[1], *x.shape[2:])
-        y = _convolve(images, w, (size * shape[0], *shape[1:]), stride=stride, spread=spread)
-        return y.reshape(size, *shape), True
-
-    return convolve(x, w)
+    axes, flops = ((0, None), (0,)), 2 * prod(shape[:3]) * w.size
+    (y,) = native.call("convolve", [shape], x, w, axes=axes, flops=flops, stride=stride, spread=spread)
+    return y

@@ -1,7 +1,8 @@
-// One LSTM layer along time, forward and backward, for a CPU. kernels/packed.py says what it computes and when it is used.
+// One LSTM layer along time, forward and backward, for a CPU. kernels/packed.py says what it computes and when it is
+// used.
 //
-// The loop over time is inside: the weights are packed once, into panels that the cache holds, and each thread takes some
-// sequences of the batch through all steps, so that no step waits for another thread. Everything a step does to a
+// The loop over time is inside: the weights are packed once, into panels that the cache holds, and each thread takes
+// some sequences of the batch through all steps, so that no step waits for another thread. Everything a step does to a
 // few sequences and a few units happens in registers: the product, the gates, the cell state, h.
 
 #include "vectors.h"
@@ -183,8 +184,19 @@ ffi::Error forward(ffi::ThreadPool& pool, const Floats& x, const Floats& wx, con
       pack_gates(wh.typed_data(), n.hidden, n.hidden, j, &packed_h[j * n.hidden * P]);
     }
   });
-  const Forward line{n, x.typed_data(), b.typed_data(), c.typed_data(), h.typed_data(), lengths.typed_data(),
-                     y->typed_data(), c_last->typed_data(), h_last->typed_data(), gates, cells, packed_x, packed_h};
+  const Forward line{n,
+                     x.typed_data(),
+                     b.typed_data(),
+                     c.typed_data(),
+                     h.typed_data(),
+                     lengths.typed_data(),
+                     y->typed_data(),
+                     c_last->typed_data(),
+                     h_last->typed_data(),
+                     gates,
+                     cells,
+                     packed_x,
+                     packed_h};
   const int64_t parts = std::min(threads(pool), n.batch);
   in_parallel(pool, parts, [&](int64_t k) { line.run(n.batch * k / parts, n.batch * (k + 1) / parts); });
   return ffi::Error::Success();
@@ -195,7 +207,7 @@ struct Backward {
   const float *gates, *cells, *c0, *h0, *y, *dy, *dc_last, *dh_last;
   const int32_t* lengths;
   float *da, *before, *dc, *dh;  // da may lie where the gates do, h before each step where the cell states do
-  const float* wh;      // packed, transposed
+  const float* wh;               // packed, transposed
 
   void run(int64_t from, int64_t to) const {
     const int64_t rows = to - from, panels = n.panels(P);
@@ -236,7 +248,8 @@ struct Backward {
 
   // Back through the gates of a few units; dh without dy.
   void through(int64_t t, int64_t batch, int64_t unit, int64_t left, vec dh) const {
-    const int64_t at = batch * n.hidden + unit, step = n.batch * n.hidden, gate = (t * n.batch + batch) * 4 * n.hidden + unit;
+    const int64_t at = batch * n.hidden + unit, step = n.batch * n.hidden,
+                  gate = (t * n.batch + batch) * 4 * n.hidden + unit;
     vec di = {}, df = {}, dg = {}, dho = {};
     if (t < lengths[batch]) {
       const vec i = load(gates + gate, left), f = load(gates + gate + n.hidden, left);
@@ -255,7 +268,8 @@ struct Backward {
 };
 
 ffi::Error backward(ffi::ThreadPool pool, Floats wh, Floats gates, Floats cells, Floats c, Floats h, Floats y,
-                    Ints lengths, Floats dy, Floats dc_last, Floats dh_last, Result da, Result before, Result dc, Result dh, Result room, int64_t) {
+                    Ints lengths, Floats dy, Floats dc_last, Floats dh_last, Result da, Result before, Result dc,
+                    Result dh, Result room, int64_t) {
   const auto dims = dy.dimensions();
   const Sizes n{dims[0], dims[1], 0, dims[2]};
   const int64_t panels = n.panels(P), k = 4 * n.hidden;
@@ -269,9 +283,21 @@ ffi::Error backward(ffi::ThreadPool pool, Floats wh, Floats gates, Floats cells,
       for (int64_t at = 0; at < k; at++) to[at * P] = unit < n.hidden ? from[at] : 0.0f;
     }
   });
-  const Backward line{n, gates.typed_data(), cells.typed_data(), c.typed_data(), h.typed_data(), y.typed_data(),
-                      dy.typed_data(), dc_last.typed_data(), dh_last.typed_data(), lengths.typed_data(),
-                      da->typed_data(), before->typed_data(), dc->typed_data(), dh->typed_data(), packed};
+  const Backward line{n,
+                      gates.typed_data(),
+                      cells.typed_data(),
+                      c.typed_data(),
+                      h.typed_data(),
+                      y.typed_data(),
+                      dy.typed_data(),
+                      dc_last.typed_data(),
+                      dh_last.typed_data(),
+                      lengths.typed_data(),
+                      da->typed_data(),
+                      before->typed_data(),
+                      dc->typed_data(),
+                      dh->typed_data(),
+                      packed};
   const int64_t parts = std::min(threads(pool), n.batch);
   in_parallel(pool, parts, [&](int64_t k) { line.run(n.batch * k / parts, n.batch * (k + 1) / parts); });
   return ffi::Error::Success();
@@ -296,4 +322,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_rot_values, values,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_rot_kept, kept,
                               BOUND THREE(Arg) THREE(Arg).Arg<Ints>() THREE(Ret) THREE(Ret) COUNTED);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_rot_backward, backward,
-                              BOUND THREE(Arg) THREE(Arg).Arg<Ints>() THREE(Arg) THREE(Ret).Ret<Floats>().Ret<Floats>() COUNTED);
+                              BOUND THREE(Arg) THREE(Arg).Arg<Ints>() THREE(Arg) THREE(Ret).Ret<Floats>().Ret<Floats>()
+                                  COUNTED);
