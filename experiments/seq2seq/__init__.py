@@ -84,7 +84,7 @@ MULTI30K = Config(
     epochs=5.0,
     transformer_learning_rate=1e-3,
     sentences=10_000,
-    buckets=5,
+    buckets=8,
     points=10,
     seeds=3,
 )

@@ -202,14 +202,9 @@ def _net(recipe: Recipe, model: Any, vocabularies: Any, params: Any, folder: Pat
 def plan_of(recipe: Recipe, train: examples.Encoded) -> tuple[data.Sequences, data.Buckets, int]:
     """The pairs, in batches of one length each (Sutskever et al. 2014, section 3.4), and the number of steps."""
     sequences = data.Sequences(_read(train, recipe)._asdict())
-    bounds = bounds_of(sequences.lengths, recipe.buckets)
+    bounds = data.least_padded(sequences.lengths, recipe.buckets, batch=recipe.batch)
     plan = data.Buckets(sequences.lengths, bounds, batch=recipe.batch, seed=recipe.seed)
     return sequences, plan, max(round(recipe.epochs * plan.batches), 1)
-
-
-def bounds_of(lengths: Any, buckets: int) -> list[int]:
-    """Bounds between which about as many lengths lie."""
-    return sorted({int(bound) for bound in np.quantile(lengths, np.linspace(0, 1, buckets + 1)[1:], method="higher")})
 
 
 def _read(pairs: examples.Encoded, recipe: Recipe) -> examples.Encoded:

@@ -110,6 +110,32 @@ class Buckets:
         return Pick(numbers[at], int(lengths[at]))
 
 
+def least_padded(lengths: Sequence[int] | np.ndarray, buckets: int, *, batch: int) -> list[int]:
+    """The bounds of at most so many `Buckets`, each of a batch at least, between which the least is padded.
+
+    Found by dynamic programming: the least padding of the shortest n lengths in k buckets is that of some shorter ones
+    in k - 1, and of the others padded to the longest. Raises ValueError for no lengths, and fewer than one bucket.
+    """
+    values, counts = np.unique(np.asarray(lengths), return_counts=True)
+    if buckets < 1 or not len(values):
+        raise ValueError(f"buckets={buckets} of {len(values)} different lengths: give at least one bucket, and examples")
+    below = np.concatenate([[0], np.cumsum(counts)])  # examples shorter than value n
+    size = below[None, :] - below[:-1, None]  # [from, to] of a bucket: values from .. to - 1
+    padded = np.where(size >= batch, size * np.concatenate([[0], values]), np.inf)
+    least = np.concatenate([[0.0], np.full(len(values), np.inf)])  # of the shortest n, in as many buckets as came
+    found = [(np.inf, [int(values[-1])])]
+    ways: list[np.ndarray] = []
+    for _ in range(buckets):
+        each = least[:-1, None] + padded
+        ways.append(each.argmin(0))
+        least = each.min(0)
+        bounds, end = [], len(values)
+        for way in reversed(ways):
+            bounds, end = [int(values[end - 1]), *bounds], way[end]
+        found.append((least[-1], bounds))
+    return min(found, key=lambda one: one[0])[1]
+
+
 def _generator(seed: int, epoch: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
 
