@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from itertools import combinations
 from types import SimpleNamespace
 from typing import Any
 
@@ -142,6 +143,23 @@ def test_sequences_are_padded_with_zeros_to_their_buckets_bound():
                 assert not batch[name][row, length:].any()
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_no_other_bounds_pad_less(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 12, rng.integers(1, 60))
+    buckets, batch = int(rng.integers(1, 6)), int(rng.integers(1, 9))
+
+    def padded(bounds):
+        bucket = np.searchsorted(bounds, lengths)
+        return np.asarray(bounds)[bucket].sum() if np.bincount(bucket).min() >= batch else np.inf
+
+    *values, longest = np.unique(lengths).tolist()
+    choices = [[*some, longest] for count in range(buckets) for some in combinations(values, count)]
+    bounds = data.least_padded(lengths, buckets, batch=batch)
+    assert bounds in choices
+    assert padded(bounds) == min(padded(choice) for choice in choices)
+
+
 @pytest.mark.parametrize("mesh", ("", "data=2,model=4", "data=4,stage=2", "model=8"))
 def test_the_rows_that_a_process_reads_become_the_whole_batch(mesh):
     sharding = NamedSharding(make_mesh(mesh), PartitionSpec("data"))
@@ -186,6 +204,8 @@ def sharded(batch):
         (lambda: data.Buckets([1, 9], [], batch=1), "bounds=[]"),
         (lambda: data.Buckets([1, 9], [16], batch=0), "batch=0"),
         (lambda: data.Buckets([1, 2, 9], [8, 16], batch=2), "the bucket up to 16 has 1 examples, batch=2"),
+        (lambda: data.least_padded([1, 9], 0, batch=1), "buckets=0 of 2 different lengths"),
+        (lambda: data.least_padded([], 4, batch=1), "buckets=4 of 0 different lengths"),
         (lambda: data.Sequences({"a": [np.ones(2)], "b": []}), "differs: {'a': 1, 'b': 0}"),
         (lambda: sharded(12), "batch=12 does not divide over the mesh"),
     ],

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from experiments import seq2seq, translate
 from experiments.harness import Refused, _command, _options
 from experiments.seq2seq import judging, measuring, speed, training, translating
-from experiments.seq2seq.training import Recipe, bounds_of, restored, trained
+from experiments.seq2seq.training import Recipe, restored, trained
 from experiments.seq2seq.translating import translate as translations
 from experiments.translation import generated
 
@@ -255,14 +255,6 @@ def test_all_that_a_preset_trains(net):
         assert all(training.model_of(recipe, net.vocabularies) for recipe in recipes)
     both = replace(seq2seq.PRESETS["quick"], cells=("lstm", "transformer"))
     assert {r.layers for r in seq2seq.recipes(both) if r.cell == "transformer"} == {2}
-
-
-def test_the_bounds_hold_all_lengths_about_evenly():
-    lengths = np.random.default_rng(0).integers(3, 50, 1000)
-    bounds = bounds_of(lengths, 4)
-    assert bounds[-1] == lengths.max() and len(bounds) == 4
-    counts = np.bincount(np.searchsorted(bounds, lengths))
-    assert counts.min() > 150
 
 
 def test_sgd_halves_its_rate_five_times_from_the_fifth_epoch():

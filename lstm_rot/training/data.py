@@ -118,7 +118,9 @@ def least_padded(lengths: Sequence[int] | np.ndarray, buckets: int, *, batch: in
     """
     values, counts = np.unique(np.asarray(lengths), return_counts=True)
     if buckets < 1 or not len(values):
-        raise ValueError(f"buckets={buckets} of {len(values)} different lengths: give at least one bucket, and examples")
+        raise ValueError(
+            f"buckets={buckets} of {len(values)} different lengths: give at least one bucket, and examples"
+        )
     below = np.concatenate([[0], np.cumsum(counts)])  # examples shorter than value n
     size = below[None, :] - below[:-1, None]  # [from, to] of a bucket: values from .. to - 1
     padded = np.where(size >= batch, size * np.concatenate([[0], values]), np.inf)
