@@ -8,16 +8,30 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CELLS, DEPTH_TIED, flow, normal, weights
+from helpers import CELLS, DEPTH_TIED, assert_exact, flow, normal, weights
 
 import lstm_rot
 from lstm_rot import DEPTH, TIME, Axis, Checkpointed, Sequential, chain, scan, turn, wavefront
-from lstm_rot.models import classifier, gru, language_model, lstm, resnet, rnn, transformer
+from lstm_rot.models import (
+    attending,
+    classifier,
+    conv_resnet,
+    gru,
+    highway,
+    language_model,
+    lstm,
+    residual_rnn,
+    resnet,
+    rnn,
+    seq2seq,
+    transformer,
+)
 
 LIBRARY = Path(lstm_rot.__file__).parent
 T, B, D, H = 5, 3, 4, 6
@@ -206,6 +220,39 @@ def test_wrong_configs(name):
         assert replace(config, **{field: jnp.bfloat16}) == replace(config, **{field: "bfloat16"})
         with jax.enable_x64(False):
             raises([f"{field}='float64'", "jax_enable_x64"], lambda f=field: replace(config, **{f: "float64"}))
+
+
+STACK = lstm.Config(4, 4)
+READER = seq2seq.Config(7, language_model.Config(7, STACK))
+FRESH: dict[str, Any] = {
+    "lstm": (lstm, LSTM),
+    "gru": (gru, gru.Config(3, 4)),
+    "rnn": (rnn, rnn.Config(3, 4)),
+    "residual_rnn": (residual_rnn, residual_rnn.Config(3, 4)),
+    "highway": (highway, highway.Config(3, 4)),
+    "resnet": (resnet, RESNET),
+    "conv_resnet": (conv_resnet, conv_resnet.Config(depth=8)),
+    "transformer": (transformer, TRANSFORMER),
+    "classifier": (classifier, ROWS),
+    "language_model": (language_model, WORDS),
+    "attending": (attending, attending.Config(STACK, "luong")),
+    "seq2seq": (seq2seq, READER),
+}
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("name", FRESH)
+def test_params_are_made_of_one_key_and_a_config_of_their_model(name):
+    model, config = FRESH[name]
+    for key in (0, None, "0", np.zeros(2), jax.random.split(KEY)):
+        raises([f"key={key!r}", "jax.random.key(seed)"], lambda key=key: model.init(key, config))
+    for other in (None, *(theirs for _, theirs in FRESH.values() if theirs is not config)):
+        raises([f"config={other!r}", f"models.{name}.Config"], lambda other=other: model.init(KEY, other))
+    old, new = model.init(jax.random.PRNGKey(0), config), model.init(KEY, config)
+    jax.tree.map(assert_exact, old, new)
+    with jax.default_prng_impl("rbg"):
+        old, new = model.init(jax.random.PRNGKey(0), config), model.init(jax.random.key(0), config)
+    jax.tree.map(assert_exact, old, new)
 
 
 def test_traced_values_are_not_looked_at():

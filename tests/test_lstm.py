@@ -574,15 +574,16 @@ def test_shapes_of_params_and_carry(case, bidirectional):
     assert (carry.c.shape, carry.h.shape) == ((3, *ways, B, H), (3, *ways, B, size))
 
 
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
 @pytest.mark.parametrize(("gates", "size"), [("forget", None), ("coupled", P), ("1997", H + 2)])
-def test_recurrent_weights_start_orthogonal(gates, size):
+def test_recurrent_weights_start_orthogonal(gates, size, dtype):
     """W_h of each gate, layer and direction: square ones, and those of a projection as far as their shape allows."""
-    config = make(gates=GATES[gates], projection_size=size, bidirectional=True, param_dtype="float32")
+    config = make(gates=GATES[gates], projection_size=size, bidirectional=True, param_dtype=dtype)
     for run in lstm.init(KEY, config):
         matrices = np.moveaxis(np.asarray(run.wh), -2, 0).reshape(-1, size or H, H)
         for w in matrices:
             gram = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
-            np.testing.assert_allclose(gram, np.eye(len(gram)), atol=TOLERANCE["float32"])
+            np.testing.assert_allclose(gram, np.eye(len(gram)), atol=TOLERANCE[dtype])
         assert len({w.tobytes() for w in matrices}) == len(matrices)
 
 

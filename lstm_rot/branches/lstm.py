@@ -250,9 +250,10 @@ def gate_weights(
     """W_x (None without input) and W_h of a cell with an axis of gates."""
     key_x, key_h = jax.random.split(key)
     shape = output_size or hidden_size, hidden_size
+    wide = dtype if jnp.finfo(dtype).bits > 32 else "float32"  # of the QRs, which have none in half precision
     # One matrix after the other, whatever is vmapped around: where a program has more batched QRs than the CPU has
     # threads, jaxlib 0.10 lets each hold a thread and wait for another, forever.
-    square = jax.custom_batching.sequential_vmap(lambda key: jax.nn.initializers.orthogonal()(key, shape, "float32"))
+    square = jax.custom_batching.sequential_vmap(lambda key: jax.nn.initializers.orthogonal()(key, shape, wide))
     wh = jax.vmap(square, out_axes=1)(jax.random.split(key_h, gates))
     wx = None if input_size is None else input_weights(key_x, input_size, hidden_size, gates, dtype)
     return wx, wh.astype(dtype)

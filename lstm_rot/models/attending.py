@@ -100,7 +100,11 @@ class Carry(NamedTuple):
 
 
 def init(key: PRNGKeyArray, config: Config) -> Params:
-    """Fresh params: Lecun normal, and the stack as it makes itself."""
+    """Fresh params: Lecun normal, and the stack as it makes itself.
+
+    Raises ValueError for what is not one key, and another model's config.
+    """
+    checks.fresh(key, config, Config)
     return _init(key, config)
 
 

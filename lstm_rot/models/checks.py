@@ -85,14 +85,24 @@ def step_number(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r}: give the number of the first step, a whole number of at least 0")
 
 
+def fresh(key: Any, config: Any, kind: type) -> None:
+    """Raises ValueError unless params can be made of these: one key, and a config of that kind."""
+    if not isinstance(config, kind):
+        raise ValueError(f"config={config!r}: give a {kind.__module__}.Config")
+    if not _is_key(key):
+        raise ValueError(f"key={key!r}: give one key, jax.random.key(seed)")
+
+
 def key_in(key: Any) -> None:
     """Raises ValueError unless key is None or one key, as `jax.random.key` makes."""
-    if key is None:
-        return
-    dtype = getattr(key, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not (typed and np.shape(key) == ()) and not (dtype == np.uint32 and np.shape(key) == (2,)):
+    if key is not None and not _is_key(key):
         raise ValueError(f"key={key!r}: give one key, jax.random.key(seed), or None to run without dropout")
+
+
+def _is_key(key: Any) -> bool:
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    return shape == () if typed else dtype == np.uint32 and shape in ((2,), (4,))  # threefry's, rbg's
 
 
 def floats(name: str, x: Any, shape: str, width: int, *, config_field: str) -> None:

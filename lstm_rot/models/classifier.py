@@ -48,7 +48,11 @@ class Params(NamedTuple):
 
 
 def init(key: PRNGKeyArray, config: Config) -> Params:
-    """Fresh params; the head starts at zero, so that every class is equally likely."""
+    """Fresh params; the head starts at zero, so that every class is equally likely.
+
+    Raises ValueError for what is not one key, and another model's config.
+    """
+    checks.fresh(key, config, Config)
     dtype = config.body.param_dtype
     return Params(
         BODIES[type(config.body)].init(key, config.body),

@@ -87,7 +87,11 @@ class Params(NamedTuple):
 
 
 def init(key: PRNGKeyArray, config: Config) -> Params:
-    """Fresh params: He normal weights (He et al. 2015b); block l's key is the key folded with l."""
+    """Fresh params: He normal weights (He et al. 2015b); block l's key is the key folded with l.
+
+    Raises ValueError for what is not one key, and another model's config.
+    """
+    checks.fresh(key, config, Config)
     return _init(key, config)
 
 

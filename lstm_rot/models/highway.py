@@ -15,4 +15,4 @@ class Config(recurrent.Config):
 Carry = recurrent.Hidden
 zeros = recurrent.zeros
 KIND = recurrent.without_memory(branch.highway, branch.init)
-init, apply, specs = functions(KIND)
+init, apply, specs = functions(KIND, Config)

@@ -81,7 +81,11 @@ class Params(NamedTuple):
 
 
 def init(key: PRNGKeyArray, config: Config) -> Params:
-    """Fresh params: embeddings standard normal (tied, over sqrt(D)), Lecun normal `out`, the body's own."""
+    """Fresh params: embeddings standard normal (tied, over sqrt(D)), Lecun normal `out`, the body's own.
+
+    Raises ValueError for what is not one key, and another model's config.
+    """
+    checks.fresh(key, config, Config)
     return _init(key, config)
 
 

@@ -155,8 +155,10 @@ def init(key: PRNGKeyArray, config: Config, *, uniform: float | None = None) -> 
 
     Orthogonal W_h, Lecun normal W_x, zero biases; with `uniform`, all weights and biases uniform in +-uniform:
     1 / sqrt(hidden_size) is torch's start, 0.08 that of Sutskever et al. 2014. `config.forget_bias` is added to either,
-    where there is a forget gate. Raises ValueError for a uniform that is not finite and above 0.
+    where there is a forget gate. Raises ValueError for what is not one key, another model's config, and a uniform
+    that is not finite and above 0.
     """
+    checks.fresh(key, config, Config)
     if uniform is not None and not 0 < uniform < float("inf"):
         raise ValueError(f"uniform={uniform!r}: give the bound of the weights, above 0, or None for orthogonal ones")
     return _init(key, config, None if uniform is None else float(uniform))

@@ -16,4 +16,4 @@ class Config(recurrent.Config):
 Carry = recurrent.Hidden
 zeros = recurrent.zeros
 KIND = recurrent.without_memory(with_keep(branch.rnn, 1), branch.init)
-init, apply, specs = functions(KIND)
+init, apply, specs = functions(KIND, Config)

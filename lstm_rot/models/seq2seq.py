@@ -84,8 +84,9 @@ class Params(NamedTuple):
 def init(key: PRNGKeyArray, config: Config, *, uniform: float | None = None) -> Params:
     """Fresh params, as their models make them; with `uniform` all of them uniform in +-uniform (the paper: 0.08).
 
-    Raises ValueError for a uniform that is not above 0.
+    Raises ValueError for what is not one key, another model's config, and a uniform that is not above 0.
     """
+    checks.fresh(key, config, Config)
     if uniform is not None and not uniform > 0:
         raise ValueError(f"uniform={uniform!r}: give the bound of the weights, above 0, or None for the models' own")
     return _init(key, config, None if uniform is None else float(uniform))

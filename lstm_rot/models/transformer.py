@@ -99,7 +99,11 @@ Carry = attention.Cache | Reading  # caches and sources with a leading layer axi
 
 
 def init(key: PRNGKeyArray, config: Config) -> Params:
-    """Fresh params; layer l's key is the key folded with l."""
+    """Fresh params; layer l's key is the key folded with l.
+
+    Raises ValueError for what is not one key, and another model's config.
+    """
+    checks.fresh(key, config, Config)
     return _init(key, config)
 
 

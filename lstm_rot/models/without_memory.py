@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
-from lstm_rot.models import recurrent
+from lstm_rot.models import checks, recurrent
 from lstm_rot.schedules import Schedule, Sequential
 
 
@@ -19,12 +19,16 @@ class Functions(NamedTuple):
     specs: Callable[[Any], tuple]
 
 
-def functions(kind: recurrent.Kind) -> Functions:
-    """Those of a kind that `recurrent.without_memory` makes."""
+def functions(kind: recurrent.Kind, config_type: type) -> Functions:
+    """Those of a kind that `recurrent.without_memory` makes, of configs of that type."""
     jitted = jax.jit(lambda key, config: recurrent.init(kind, key, config), static_argnums=1)
 
     def init(key: PRNGKeyArray, config: recurrent.Config) -> tuple:
-        """Fresh params: runs of equal layers, each with a leading layer axis, as the branch's `init` makes them."""
+        """Fresh params: runs of equal layers, each with a leading layer axis, as the branch's `init` makes them.
+
+        Raises ValueError for what is not one key, and another model's config.
+        """
+        checks.fresh(key, config, config_type)
         return jitted(key, config)
 
     def apply(
