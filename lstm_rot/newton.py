@@ -510,7 +510,23 @@ def _applied(a: Array, b: Array) -> Array:
 
 
 def _inverse(a: Array) -> Array:
-    return 1 / a if a.shape[-1] == 1 else jnp.linalg.inv(a)
+    """Gauss-Jordan elimination with row exchanges, of all matrices at once.
+
+    Not jnp.linalg.inv: in jaxlib 0.10 a CPU's batched LU holds a thread and waits for others, forever where devices
+    that wait for one another have as many.
+    """
+    rows = jnp.arange(a.shape[-1])
+
+    def eliminated(k: Array, both: Array) -> Array:
+        column = jnp.where(rows < k, 0, jnp.abs(both[..., k]))
+        pivot = column.argmax(-1)[..., None]
+        both = jnp.take_along_axis(both, jnp.where(rows == k, pivot, jnp.where(rows == pivot, k, rows))[..., None], -2)
+        row = both[..., k, :] / both[..., k, k, None]
+        rest = both - both[..., k, None] * row[..., None, :]
+        return jnp.where((rows == k)[:, None], row[..., None, :], rest)
+
+    both = jnp.concatenate([a, jnp.broadcast_to(jnp.eye(len(rows), dtype=a.dtype), a.shape)], -1)
+    return jax.lax.fori_loop(0, len(rows), eliminated, both)[..., len(rows) :]
 
 
 def _minus(a: Any, b: Any) -> Any:

@@ -1,6 +1,9 @@
 """Newton's schedules against the plain loop, values and gradients; what they say when they fail; what they cost."""
 
+import os
 import re
+import subprocess
+import sys
 from functools import cache, partial
 from typing import Any
 
@@ -36,7 +39,7 @@ from lstm_rot import (
 )
 from lstm_rot.branches import lstm, minlstm, mlstm
 from lstm_rot.models import lstm as model
-from lstm_rot.newton import NotConverged, affine, smoothed
+from lstm_rot.newton import NotConverged, _inverse, affine, smoothed
 from lstm_rot.sparsity import structure
 
 B, H, T = 2, 3, 7
@@ -397,6 +400,37 @@ def test_the_smoother_is_the_least_squares_solution(n):
             np.testing.assert_allclose(got[:, row].ravel(), want, atol=1e-12)
     forward, backward = jax.jit(affine)(a, b), jax.jit(partial(affine, back=True))(a, b)
     np.testing.assert_allclose((forward * b).sum(), (backward * b).sum(), rtol=1e-12)  # one is the other transposed
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9])
+def test_inverses_are_numpys(n):
+    a = normal("float64", 3, 2, n, n).copy()
+    a[0, 0] = np.eye(n)[::-1]  # whose pivots lie elsewhere
+    np.testing.assert_allclose(jax.jit(_inverse)(jnp.asarray(a)) @ a, np.broadcast_to(np.eye(n), a.shape), atol=1e-12)
+    assert not np.isfinite(_inverse(jnp.zeros((n, n)))).any()
+
+
+def test_damped_lines_end_where_devices_share_few_threads():
+    """Two devices, two threads: a batched LU in each would wait for the other's, forever."""
+    code = """
+import os
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from lstm_rot import TIME, DampedNewton, residual, scan
+from lstm_rot.branches import lstm
+from lstm_rot.training.mesh import make_mesh
+
+line = jax.jit(scan(residual(lstm.lstm), TIME, schedule=DampedNewton()))
+split = NamedSharding(make_mesh("data=2"), PartitionSpec(None, "data"))
+xs = jax.device_put(jax.random.normal(jax.random.key(1), (64, 16, 2)), split)
+p, zeros = lstm.init(jax.random.key(0), 2, 4), jnp.zeros((16, 4))
+for _ in range(5):
+    jax.block_until_ready(line(p, (zeros, zeros), xs))
+"""
+    two = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=two, timeout=120)
 
 
 def test_what_a_line_costs():
