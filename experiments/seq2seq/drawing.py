@@ -106,7 +106,7 @@ def depth(axis: Axes, nets: list[dict]) -> None:
     axis.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
     axis.set(xlabel="layers of the reversed LSTM", ylabel="perplexity of a token, test")
     axis.set_title("depth", fontsize=9)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="lower left")
 
 
 def table(axis: Axes, rows: list[dict]) -> None:
