@@ -223,7 +223,6 @@ def test_wrong_configs(name):
 
 
 STACK = lstm.Config(4, 4)
-READER = seq2seq.Config(7, language_model.Config(7, STACK))
 FRESH: dict[str, Any] = {
     "lstm": (lstm, LSTM),
     "gru": (gru, gru.Config(3, 4)),
@@ -236,7 +235,7 @@ FRESH: dict[str, Any] = {
     "classifier": (classifier, ROWS),
     "language_model": (language_model, WORDS),
     "attending": (attending, attending.Config(STACK, "luong")),
-    "seq2seq": (seq2seq, READER),
+    "seq2seq": (seq2seq, seq2seq.Config(7, language_model.Config(7, STACK))),
 }
 
 

@@ -250,7 +250,7 @@ def gate_weights(
     """W_x (None without input) and W_h of a cell with an axis of gates."""
     key_x, key_h = jax.random.split(key)
     shape = output_size or hidden_size, hidden_size
-    wide = dtype if jnp.finfo(dtype).bits > 32 else "float32"  # of the QRs, which have none in half precision
+    wide = dtype if jnp.finfo(dtype).bits > 32 else "float32"  # no QR in half precision
     # One matrix after the other, whatever is vmapped around: where a program has more batched QRs than the CPU has
     # threads, jaxlib 0.10 lets each hold a thread and wait for another, forever.
     square = jax.custom_batching.sequential_vmap(lambda key: jax.nn.initializers.orthogonal()(key, shape, wide))
