@@ -518,7 +518,7 @@ def _inverse(a: Array) -> Array:
     rows = jnp.arange(a.shape[-1])
 
     def eliminated(k: Array, both: Array) -> Array:
-        column = jnp.where(rows < k, 0, jnp.abs(both[..., k]))
+        column = jnp.where(rows < k, -1, jnp.abs(both[..., k]))
         pivot = column.argmax(-1)[..., None]
         both = jnp.take_along_axis(both, jnp.where(rows == k, pivot, jnp.where(rows == pivot, k, rows))[..., None], -2)
         row = both[..., k, :] / both[..., k, k, None]

@@ -408,6 +408,7 @@ def test_inverses_are_numpys(n):
     a[0, 0] = np.eye(n)[::-1]  # whose pivots lie elsewhere
     np.testing.assert_allclose(jax.jit(_inverse)(jnp.asarray(a)) @ a, np.broadcast_to(np.eye(n), a.shape), atol=1e-12)
     assert not np.isfinite(_inverse(jnp.zeros((n, n)))).any()
+    assert n == 1 or not np.isfinite(_inverse(jnp.ones((n, n)))).all()
 
 
 def test_damped_lines_end_where_devices_share_few_threads():
