@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_exact, random_like
+from helpers import TOLERANCE, assert_close, assert_exact, random_like
 
 from lstm_rot import Checkpointed, Sequential
 from lstm_rot.models import gru, highway, language_model, lstm, rnn, transformer
@@ -60,6 +60,50 @@ def test_losses_are_those_of_the_logits_whatever_the_block(name, block):
     assert_close(gradient, jax.grad(lambda p: plain(p).sum())(params), "float64")
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("block", [1, 4 * B * V, None])
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_summed_loss_makes_its_gradient_with_its_value(dtype, block, tied):
+    """As the losses' does, whose logits are computed again; in one block, in several, the last one shorter."""
+    how: Any = {"param_dtype": "float32" if dtype == "bfloat16" else dtype, "compute_dtype": dtype}
+    config = language_model.Config(V, gru.Config(5, 5, **how), dropout=0.3, tied=tied)
+    params = random_like(jax.eval_shape(lambda: language_model.init(jax.random.key(0), config)), 0)
+    tokens, lengths = words(B, T + 1), [T + 1, 0, 3]
+    options: Any = {"config": config, "lengths": lengths, "key": jax.random.key(1), "smoothing": 0.2, "block": block}
+
+    def summed(params):
+        total, count = language_model.loss(params, tokens, **options)
+        return total / count.astype(total.dtype)
+
+    def each(params):
+        return language_model.losses(params, tokens, **options).sum() / (T + 0 + 2)
+
+    assert_close(jax.value_and_grad(summed)(params), jax.value_and_grad(each)(params), dtype)
+    assert_close(summed(params), each(params), dtype)
+    outside = np.arange(1, T + 1) >= np.array(lengths)[:, None]
+    assert_exact(np.asarray(language_model.losses(params, tokens, **options)) == 0, outside)
+
+
+def test_the_derivatives_of_the_summed_loss_s_gradient():
+    config, params = make(BODIES["gru"])
+    tokens = words(B, T + 1)
+    tangents = random_like(params, 5)
+
+    def loss(params):
+        return language_model.loss(params, tokens, config=config, block=2 * B * V)[0]
+
+    def each(params):
+        return language_model.losses(params, tokens, config=config).sum()
+
+    for product in (
+        lambda of: jax.jvp(jax.grad(of), (params,), (tangents,))[1],
+        lambda of: jax.grad(lambda p: sum(map(jnp.vdot, *map(jax.tree.leaves, (jax.grad(of)(p), tangents)))))(params),
+    ):
+        assert_close(product(loss), product(each), "float64")
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(loss, (params,), (tangents,))
+
+
 @pytest.mark.parametrize("name", ["lstm", "highway", "transformer"])
 def test_what_is_written_is_what_the_whole_sequence_would_say(name):
     """At temperature 0 each word is the likeliest after all before it; at a tiny one too; at 1 it is drawn."""
@@ -99,6 +143,8 @@ def test_wrong_calls():
         lambda: language_model.losses(params, words(B, 1), config=config): "at least two words",
         lambda: language_model.losses(params, words(B, 4) + V, config=config): f"give numbers in 0..{V - 1}",
         lambda: language_model.losses(params, words(B, 4), config=config, block=0): "block=0",
+        lambda: language_model.loss(params, words(B, 4), config=config, lengths=[4, 5, 1]): r"lengths\[1\] = 5 is out",
+        lambda: language_model.loss(params, words(B, 4), config=config, smoothing=1.0): "smoothing=1.0",
         lambda: language_model.losses(params, words(B), config=config): r"\[B, N\]",
         lambda: language_model.generate(params, words(0, B), config=config, length=1, key=jax.random.key(0)): "prompt",
         lambda: language_model.generate(

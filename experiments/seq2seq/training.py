@@ -33,7 +33,6 @@ from lstm_rot.training.step import State, init_state, make_train_step
 Cell = Literal["lstm", "gru", "rnn", "residual_rnn", "luong", "bahdanau", "transformer"]
 RECIPE = "recipe.json"  # in the folder of a run
 STACKS: dict[str, Any] = {"lstm": lstm, "gru": gru, "rnn": rnn, "residual_rnn": residual_rnn}
-CACHED = 1 << 21  # logits, of which a CPU's cache holds a block
 VALIDATED = 512  # pairs read at each point of a curve
 IN_MEMORY = 1_000_000  # pairs; more are written to files and read where they lie
 
@@ -280,8 +279,7 @@ def loss(
     config: seq2seq.Config, smoothing: float, by_pairs: bool, params: Any, batch: dict, key: Any
 ) -> tuple[Any, Any]:
     """What `make_train_step` asks for. by_pairs: the mean is over pairs, as in Sutskever et al. 2014, section 3.4."""
-    block = CACHED if jax.default_backend() == "cpu" else language_model.BLOCK
-    total, words = seq2seq.loss(params, config=config, key=key, smoothing=smoothing, block=block, **batch)
+    total, words = seq2seq.loss(params, config=config, key=key, smoothing=smoothing, **batch)
     return total, len(batch["source"]) if by_pairs else words
 
 

@@ -12,16 +12,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from lstm_rot.branches import attention
 from lstm_rot.branches.noise import dropped as masked
 from lstm_rot.models import attending, checks, recurrent, transformer
-from lstm_rot.schedules import Schedule, Sequential
+from lstm_rot.models.checks import Lengths
+from lstm_rot.native import compiled_for
+from lstm_rot.schedules import Schedule, Sequential, in_pieces
 
 BODIES: dict[type, Any] = attending.STACKS | {module.Config: module for module in (attending, transformer)}
-BLOCK = 1 << 25  # logits
+BLOCK = 1 << 25  # logits computed at once
+CACHED = 1 << 20  # those that a CPU's cache holds
 Implementation = recurrent.Implementation | recurrent.Spread | None
 
 P: Any = PartitionSpec  # stands where the weights stand
@@ -153,76 +157,143 @@ def _out(params: Params) -> jax.Array:
     return params.embed.T if params.out is None else params.out
 
 
-def losses(
+def losses(params: Params, tokens: Integer[Any, "B N"], **options: Any) -> Float[Array, "B N-1"]:
+    """-log p(word t + 1 | words 0 to t) in nats, float32 at least, jitted: examples first, as batches are.
+
+    The options are those of `loss`, and so are the errors; of an example of n words the entries from n - 1 on are 0.
+    """
+    return _checked(_losses, params, tokens, **options)
+
+
+def loss(
+    params: Params, tokens: Integer[Any, "B N"], *, lengths: Lengths = None, **options: Any
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """The sum of `losses` and the number of words predicted, jitted: what `training.make_train_step` asks for.
+
+    lengths: words of each example, 0 and N included. config: the model. carry: what was read before word 0, as `apply`
+    returns it. key: dropout draws from it. schedule, implementation: the body's, as in `apply`. smoothing: the share e
+    of the loss that is the mean of -log p over all words (label smoothing, Szegedy et al. 2016): (1 - e) (-log p(word))
+    + e / V sum over v of -log p(v). block: about how many logits are computed at once, on all devices together: as many
+    times more on a mesh, for the gradient of `out` is summed over `data` once a block; None: BLOCK, and on a CPU what
+    its cache holds.
+
+    Differentiable in reverse; `jax.jvp` of it, but not of its gradient, is a TypeError (`losses` has none). Raises
+    ValueError as `apply` does, for examples of fewer than two words, lengths outside 0..N, a smoothing outside [0, 1),
+    and a block below 1.
+    """
+    total = _checked(_total, params, tokens, lengths=lengths, **options)
+    return total, jnp.asarray(_predicted(jnp.shape(tokens), lengths).sum(), "int32")
+
+
+def _checked(
+    run: Any,
     params: Params,
-    tokens: Integer[Any, "B N"],
+    tokens: Any,
     *,
     config: Config,
+    lengths: Lengths = None,
     carry: Any = None,
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
     implementation: Implementation = None,
     smoothing: float = 0.0,
-    block: int = BLOCK,
-) -> Float[Array, "B N-1"]:
-    """-log p(word t + 1 | words 0 to t) in nats, float32 at least, jitted: examples first, as batches are.
-
-    carry: what was read before word 0, as `apply` returns it. key: dropout draws from it. implementation: the body's,
-    as in `apply`. smoothing: the share e of the loss that is the mean of -log p over all words (label smoothing,
-    Szegedy et al. 2016): (1 - e) (-log p(word)) + e / V sum over v of -log p(v). block: about how many logits are
-    computed at once, on all devices together: as many times more on a mesh, for the gradient of `out` is summed over
-    `data` once a block. Raises ValueError as `apply` does, for examples of fewer than two words, a smoothing outside
-    [0, 1), and a block below 1.
-    """
+    block: int | None = None,
+) -> Any:
+    """What run makes of them, once they are known to be right."""
     _check(params, tokens, config, "B N")
     if jnp.shape(tokens)[1] < 2:
         raise ValueError(f"tokens has shape {jnp.shape(tokens)}: an example is at least two words, one to be predicted")
+    if block is None:
+        block = CACHED if compiled_for()[0] == "cpu" else BLOCK
     if block < 1:
         raise ValueError(f"block={block}: compute at least one logit at once")
     checks.rate("smoothing", smoothing)
+    lengths = checks.whole(lengths)
+    checks.lengths_in(lengths, *jnp.shape(tokens))
     _check_carry(params, carry, (jnp.shape(tokens)[1] - 1, jnp.shape(tokens)[0]), config)
-    how = {"schedule": schedule, "implementation": implementation}
-    return _losses(params, tokens, carry, key, config=config, smoothing=float(smoothing), block=block, **how)
+    how: dict = {"schedule": schedule, "implementation": implementation}
+    return run(params, tokens, lengths, carry, key, config=config, smoothing=float(smoothing), block=block, **how)
 
 
-@partial(jax.jit, static_argnames=("config", "smoothing", "block", "schedule", "implementation"))
-def _losses(
-    params: Params, tokens: Any, carry: Any, key: Any, *, config: Config, smoothing: float, block: int, **how: Any
-) -> jax.Array:
-    words = tokens.T.astype("int32")
-    _, hs = _features(params, words[:-1], carry, key, config, **how)
-    out = _out(params).astype(hs.dtype)
-    wide = hs.dtype if jnp.finfo(hs.dtype).bits > 32 else jnp.float32
+STATIC = ("config", "smoothing", "block", "schedule", "implementation")
+
+
+@partial(jax.jit, static_argnames=STATIC)
+def _losses(params: Params, tokens: Any, lengths: Any, *flows: Any, smoothing: float, **how: Any) -> jax.Array:
+    hs, out, words, steps = _entering_softmax(params, tokens, *flows, **how)
 
     @jax.checkpoint  # the logits are computed again for the gradient, block by block
     def of_step(x: tuple[Any, Any]) -> jax.Array:
-        h, word = x
-        logits = (h @ out).astype(wide)
-        # Not by indexing, which would gather a split vocabulary: every device sums over its own words.
-        theirs = jnp.arange(config.vocab_size, dtype=word.dtype) == word[:, None]
-        score = jnp.where(theirs, logits, 0).sum(-1)
-        if smoothing:
-            score = (1 - smoothing) * score + smoothing * logits.mean(-1)
-        return jax.nn.logsumexp(logits, axis=-1) - score
+        return _entropy(x[0], out, x[1], smoothing)
 
+    each = jax.lax.map(of_step, (hs, words), batch_size=steps).T
+    return jnp.where(_predicted(tokens.shape, lengths), each, 0)
+
+
+@partial(jax.jit, static_argnames=STATIC)
+def _total(params: Params, tokens: Any, lengths: Any, *flows: Any, smoothing: float, **how: Any) -> jax.Array:
+    hs, out, words, steps = _entering_softmax(params, tokens, *flows, **how)
+    return _summed(hs, out, words, _predicted(tokens.shape, lengths).T, smoothing, steps)
+
+
+def _entering_softmax(
+    params: Params, tokens: Any, carry: Any, key: Any, *, config: Config, block: int, **how: Any
+) -> tuple[Any, Any, Any, int]:
+    """What the body gives [T, B, H], the weights [H, V], the words to be predicted [T, B], and the steps in a block."""
+    words = tokens.T.astype("int32")
+    _, hs = _features(params, words[:-1], carry, key, config, **how)
     steps = max(block // (tokens.shape[0] * config.vocab_size), 1)
-    return jax.lax.map(of_step, (hs, words[1:]), batch_size=min(steps, len(hs))).T
+    return hs, _out(params).astype(hs.dtype), words[1:], min(steps, len(hs))
 
 
-def loss(
-    params: Params,
-    tokens: Integer[Any, "B N"],
-    *,
-    config: Config,
-    key: PRNGKeyArray | None = None,
-    schedule: Schedule = Sequential(),
-    implementation: Implementation = None,
-    block: int = BLOCK,
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """The sum of `losses` in nats, and their number: what `training.make_train_step` asks for."""
-    how: dict = {"schedule": schedule, "implementation": implementation}
-    each = losses(params, tokens, config=config, key=key, block=block, **how)
-    return each.sum(), jnp.asarray(each.size, "int32")
+def _predicted(shape: tuple[int, ...], lengths: Any) -> Any:
+    """[B, N - 1], which words are the examples' own."""
+    batch, words = shape
+    ends = np.full(batch, words) if lengths is None else jnp.asarray(checks.whole(lengths), "int32")
+    return np.arange(1, words, dtype="int32") < ends[:, None]
+
+
+def _entropy(h: Any, out: Any, word: Any, smoothing: float) -> jax.Array:
+    """-log p(word), smoothed: of h [..., H] and words [...]."""
+    wide = h.dtype if jnp.finfo(h.dtype).bits > 32 else jnp.float32
+    logits = (h @ out).astype(wide)
+    # Not by indexing, which would gather a split vocabulary: every device sums over its own words.
+    theirs = jnp.arange(out.shape[1], dtype=word.dtype) == word[..., None]
+    score = jnp.where(theirs, logits, 0).sum(-1)
+    if smoothing:
+        score = (1 - smoothing) * score + smoothing * logits.mean(-1)
+    return jax.nn.logsumexp(logits, axis=-1) - score
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _summed(hs: Any, out: Any, words: Any, counted: Any, smoothing: float, steps: int) -> jax.Array:
+    """The sum of the entropies that are counted; its gradient is made with it, while a block's logits are there."""
+    each = jax.lax.map(lambda x: _entropy(x[0], out, x[1], smoothing), (hs, words), batch_size=steps)
+    return jnp.where(counted, each, 0).sum()
+
+
+def _summed_forward(hs: Any, out: Any, words: Any, counted: Any, smoothing: float, steps: int) -> tuple[Any, Any]:
+    def piece(sums: Any, x: Any, _: int) -> tuple[Any, Any]:
+        h, word, counts = x
+
+        def total(h: Any, out: Any) -> jax.Array:
+            return jnp.where(counts, _entropy(h, out, word, smoothing), 0).sum()
+
+        value, (dh, dout) = jax.value_and_grad(total, (0, 1))(h, out)
+        return (sums[0] + value, sums[1] + dout.astype(sums[1].dtype)), dh
+
+    wide = jnp.zeros((), hs.dtype if jnp.finfo(hs.dtype).bits > 32 else "float32")
+    beginning = wide, jnp.zeros(out.shape, wide.dtype)
+    (value, dout), dhs = in_pieces(piece, beginning, (hs, words, counted), len(hs), steps)
+    return value, (dhs, dout, out[:0])
+
+
+def _summed_backward(smoothing: float, steps: int, saved: Any, g: Any) -> tuple:
+    dhs, dout, like = saved
+    return (g * dhs.astype(g.dtype)).astype(dhs.dtype), (g * dout).astype(like.dtype), None, None
+
+
+_summed.defvjp(_summed_forward, _summed_backward)
 
 
 def generate(

@@ -166,9 +166,32 @@ def _encode(
 
 
 def losses(
+    params: Params, source: Integer[Any, "B S"], target: Integer[Any, "B N"], **options: Any
+) -> Float[Array, "B N-1"]:
+    """-log p(target word t + 1 | source, target words 0 to t) in nats, jitted; examples first, as batches are.
+
+    Word 0 of a target begins it and is not predicted; of a target of n words the entries from n - 1 on are 0. The
+    options are those of `loss`, and so are the errors.
+    """
+    return _predicting(language_model.losses, params, source, target, **options)
+
+
+def loss(
+    params: Params, source: Integer[Any, "B S"], target: Integer[Any, "B N"], **options: Any
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """The sum of `losses` and the number of words predicted, jitted: what `training.make_train_step` asks for.
+
+    config: the model. source_lengths, target_lengths: words of each, 0 and S, or N, included. key: dropout draws from
+    it. The other options are those of `language_model.loss`. Raises ValueError as `encode` and it do.
+    """
+    return _predicting(language_model.loss, params, source, target, **options)
+
+
+def _predicting(
+    what: Any,
     params: Params,
-    source: Integer[Any, "B S"],
-    target: Integer[Any, "B N"],
+    source: Any,
+    target: Any,
     *,
     config: Config,
     source_lengths: Lengths = None,
@@ -176,49 +199,18 @@ def losses(
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
     implementation: language_model.Implementation = None,
-    smoothing: float = 0.0,
-    block: int = language_model.BLOCK,
-) -> Float[Array, "B N-1"]:
-    """-log p(target word t + 1 | source, target words 0 to t) in nats, jitted; examples first, as batches are.
-
-    Word 0 of a target begins it and is not predicted; of a target of length n the entries from n - 1 on are 0. The
-    options are those of `language_model.losses`. Raises ValueError as `encode` and it do, and for target lengths
-    outside 0..N.
-    """
+    **options: Any,
+) -> Any:
+    """What the decoder's language model says of the target, the source being read."""
     checks.tokens("source", source, "B S", config.source_vocab_size)
     checks.tokens("target", target, "B N", config.decoder.vocab_size)
     if jnp.shape(source)[0] != jnp.shape(target)[0]:
         raise ValueError(f"source has {jnp.shape(source)[0]} examples, target {jnp.shape(target)[0]}: give pairs")
-    target_lengths = checks.whole(target_lengths)
-    checks.lengths_in(target_lengths, *jnp.shape(target))
     keys = (None, None) if key is None else tuple(jax.random.fold_in(key, part) for part in range(2))
     how: dict = {"schedule": schedule, "implementation": implementation}
     carry = encode(params, source.T, config=config, lengths=source_lengths, key=keys[0], **how)
-    each = language_model.losses(
-        params.decoder, target, config=config.decoder, carry=carry, key=keys[1], smoothing=smoothing, block=block, **how
-    )
-    return each if target_lengths is None else jnp.where(_predicted(each, target_lengths), each, 0)
-
-
-def loss(
-    params: Params,
-    source: Integer[Any, "B S"],
-    target: Integer[Any, "B N"],
-    *,
-    target_lengths: Lengths = None,
-    **options: Any,
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """The sum of `losses` in nats, whose options these are, and the number of words predicted: what
-    `training.make_train_step` asks for.
-    """
-    each = losses(params, source, target, target_lengths=target_lengths, **options)
-    predicted = each.size if target_lengths is None else _predicted(each, checks.whole(target_lengths)).sum()
-    return each.sum(), jnp.asarray(predicted, "int32")
-
-
-def _predicted(each: Any, lengths: Any) -> jax.Array:
-    """[B, N - 1], which words are the targets' own."""
-    return jnp.arange(1, each.shape[1] + 1, dtype="int32") < jnp.asarray(lengths, "int32")[:, None]
+    how |= {"lengths": target_lengths, "carry": carry, "key": keys[1]}
+    return what(params.decoder, target, config=config.decoder, **how, **options)
 
 
 @lru_cache
