@@ -72,11 +72,12 @@ CLAIMS = {
         ),
         Claim(
             "HE16-t1",
-            "Whatever closes the shortcut, a constant factor or a gate, makes a residual net worse; one whose gate is "
-            "open at the start is nearly as good as the identity.",
+            "The identity is a residual net's best shortcut: constant factors of a half, or gates half closed at the "
+            "start, make it much worse or fail; a gate that begins nearly open costs little if it is on the shortcut "
+            "alone, more if the more it keeps the less is added (exclusive).",
             "He et al. 2016, Table 1 (CIFAR-10, ResNet-110)",
-            "test error, %: identity 6.61; constant 0.5/0.5 12.35, 0.5/1 fails; exclusive gate, bias -6 8.70; "
-            "shortcut-only gate, bias 0 12.86, bias -6 6.91",
+            "test error, %: identity 6.61; shortcut-only gate, bias -6 6.91, bias 0 12.86; exclusive gate, bias -6 "
+            "8.70, bias 0 fails; constant 0.5/0.5 12.35, 0.5/1 fails",
         ),
         Claim(
             "GERS00-bias",

@@ -58,7 +58,7 @@ def test_every_second_3x3_layer_is_a_blocks_add():
     assert (np.asarray(measured["distance"])[ends] == 0).all() and (measured["distance"] > 0).sum() == 3
 
 
-def seen(plain=(1.2, 1.1), residual=(1.0, 0.8), difference=0.1, distance=(0.6, 0.3, 0.0), seeds=3):
+def seen(plain=(1.2, 1.1), residual=(1.0, 0.8), difference=0.1, distance=(0.6, 0.3, 0.0), seeds=3, paper=True):
     """Two depths of nets of three stages of three blocks, every seed a little off."""
     off = np.array([-0.01, 0, 0.01])[:seeds, None]
     rows = []
@@ -68,7 +68,8 @@ def seen(plain=(1.2, 1.1), residual=(1.0, 0.8), difference=0.1, distance=(0.6, 0
             row["difference"] = np.tile([difference, difference / 2, 0], 3) + off * ([1, 1, 0] * 3)
             row["distance"] = np.tile(distance, 3) + np.abs(off)
             rows.append(row)
-    return {"rows": [{name: np.array(value).tolist() for name, value in row.items()} for row in rows]}
+    rows = [{name: np.array(value).tolist() for name, value in row.items()} for row in rows]
+    return {"rows": rows, "at paper size": paper}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,8 @@ def seen(plain=(1.2, 1.1), residual=(1.0, 0.8), difference=0.1, distance=(0.6, 0
         (seen(residual=(1.195, 0.8)), ["inconclusive", "reproduced"]),
         (seen(residual=(0.8, 1.0)), ["contradicted", "reproduced"]),
         (seen(plain=(0.9, 1.1)), ["contradicted", "reproduced"]),
+        (seen(plain=(0.9, 1.1), difference=-0.3, paper=False), ["inconclusive", "inconclusive"]),
+        (seen(paper=False), ["reproduced", "reproduced"]),
         (seen(difference=-0.1), ["reproduced", "reproduced"]),
         (seen(difference=0.195), ["reproduced", "inconclusive"]),
         (seen(difference=-0.3), ["reproduced", "contradicted"]),
@@ -90,5 +93,5 @@ def seen(plain=(1.2, 1.1), residual=(1.0, 0.8), difference=0.1, distance=(0.6, 0
 )
 def test_streams_judges_by_means_and_spread(measured, verdicts):
     assert [finding.verdict for finding in streams.judge(measured)] == verdicts
-    alone = {"rows": [row for row in measured["rows"] if row["kind"] == "residual" and row["size"] == 20]}
+    alone = measured | {"rows": [row for row in measured["rows"] if row["kind"] == "residual" and row["size"] == 20]}
     assert streams.judge(alone)[0].verdict == "inconclusive"

@@ -7,7 +7,7 @@ going on where they were when the same command is given again.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from rich.progress import Progress
@@ -95,6 +95,14 @@ PRESETS = {
 }
 
 
+def at_paper_size(config: Any) -> bool:
+    """Whether nets along depth are trained on what the paper's are, with as many filters and for as many steps."""
+    return all(
+        getattr(config, name) == getattr(PRESETS["paper"], name)
+        for name in ("data", "pixels", "width", "steps", "batch")
+    )
+
+
 def recipes(config: Config) -> list[tuple[str, str, int, nets.Recipe]]:
     """(axis, kind, size, recipe) of every run: all of a seed before the next, the first depths first."""
     shape = nets.pictures(config.data, config.pixels).train_x.shape
@@ -158,13 +166,10 @@ def run(config: Config, progress: Progress) -> dict:
         for name in ("loss", "train_error", "test_error"):
             row[name].append(net.curve[name])
         row["images_per_second"].append(net.images_per_second)
-    paper = PRESETS["paper"]
     return {
         "data": nets.pictures(config.data, config.pixels).provenance,
         "rows": list(rows.values()),
-        "at paper size": all(
-            getattr(config, name) == getattr(paper, name) for name in ("data", "pixels", "width", "steps", "batch")
-        ),
+        "at paper size": at_paper_size(config),
     }
 
 

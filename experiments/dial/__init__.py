@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import Progress
 
-from experiments import nets
+from experiments import cifar, nets
 from experiments.dial import order, probing
 from experiments.dial.drawing import draw
-from experiments.dial.judging import judge, sequences_until_solved
+from experiments.dial.judging import PAPER_DEPTH, judge, sequences_until_solved
 from experiments.dial.shortcuts import STEPS, start
 from experiments.fit import in_parallel, spread
 from experiments.harness import Experiment, Refused
@@ -106,6 +106,7 @@ def run(config: Config, progress: Progress) -> dict:
         "rows": deep + long,
         "depth": config.depth,
         "steps": config.steps,
+        "at paper size": config.depth == PAPER_DEPTH and cifar.at_paper_size(config),
     }
 
 

@@ -51,7 +51,12 @@ def run(config: Config, progress: Progress) -> dict:
         for name, curve in measure(net, x).items():
             shown = np.asarray(curve) if name == "layers" else np.asarray(curve)[cells]
             row.setdefault(name, []).append(shown.tolist())
-    return {"data": pictures.provenance, "images": len(x), "rows": list(rows.values())}
+    return {
+        "data": pictures.provenance,
+        "images": len(x),
+        "rows": list(rows.values()),
+        "at paper size": cifar.at_paper_size(config),
+    }
 
 
 def table(measurements: dict) -> dict:
