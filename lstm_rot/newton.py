@@ -33,10 +33,13 @@ class NotConverged(ArithmeticError):
 
 
 class Info(NamedTuple):
-    """iterations: that were run. residual: the largest |s_t - step(s_{t-1}, x_t)| / (1 + |s_t|) of the result."""
+    """iterations: that were run. residual: the largest |s_t - step(s_{t-1}, x_t)| / (1 + |s_t|) of the result.
+    correction: the largest |d_t| / (1 + |s_t|) of the last iteration, about what the states were off by before it.
+    """
 
     iterations: Int[Array, ""]
     residual: Float[Array, ""]
+    correction: Float[Array, ""]
     converged: Bool[Array, ""]
 
 
@@ -45,8 +48,11 @@ class Newton:
     """All cells of a line at once: values and gradients of `Sequential()`, an iteration in about log(length) steps.
 
     iterations: at most so many; None: the line's length, for each iteration mends at least one cell more from the first
-    on. tol: the residual (see `Info`) that it has converged at; None: for each of the carry's leaves 16 roundings
-    of its dtype, 2 where that has 16 bits. otherwise: what becomes of a line that does not converge: "raise" raises
+    on. tol: the residual and the correction (see `Info`) that it has converged at; None: for each of the carry's leaves
+    a residual of 16 roundings of its dtype, 2 where that has 16 bits, and a correction of 1e-6 in float32 and 1e-12 in
+    float64. A line that amplifies, as a chaotic one, makes much of a small residual: its corrections stay large, and it
+    has converged after as many iterations as it has cells, each then computed from the one before it. otherwise: what
+    becomes of a line that does not converge: "raise" raises
     `NotConverged` when it has run (in a jitted function `jax.errors.JaxRuntimeError`, which names it), its results and
     gradients nan; "sequential" runs it cell by cell instead (always, under `vmap` over whole lines). A line is given up
     before its iterations are, where a step gives what is not finite though all cells before it are solved.
@@ -91,8 +97,8 @@ class Newton:
         tangents = partial(self._tangents, line)
         guess = line.guess()
         found = jax.lax.custom_root(line.residual, guess, partial(self._search, line), tangents, has_aux=True)
-        states, (done, size, converged) = jax.lax.stop_gradient(found)
-        info = Info(done.astype(jnp.int32), size, converged > 0)
+        states, (done, size, correction, converged) = jax.lax.stop_gradient(found)
+        info = Info(done.astype(jnp.int32), size, correction, converged > 0)
 
         def derived() -> tuple[Any, Any]:
             finite = jax.tree.map(partial(jnp.where, jnp.isfinite(info.residual)), states, guess)
@@ -129,33 +135,35 @@ class Newton:
         """d where linear(d) = b."""
         return solve(b)
 
-    def _search(self, line: "Line", residual: Callable, guess: Any) -> tuple[Any, tuple[Array, Array, Array]]:
-        """The states, and of what happened (iterations, residual, converged), all floating: custom_root asks for it."""
+    def _search(self, line: "Line", residual: Callable, guess: Any) -> tuple[Any, tuple[Array, Array, Array, Array]]:
+        """The states, and the `Info` of what happened, all floating, as custom_root asks for it."""
         if line.affine:
             _, states, _ = Newton.improve(self, line, guess, ())
-            size, excess = line.sizes(residual(states), states)
+            size, excess = line.sizes(residual(states), states, line.allowed)
             bound = 1 + log2(line.length)  # the scan rounds so often
-            return states, (jnp.ones_like(size), size, (excess <= bound).astype(line.dtype))
+            return states, (jnp.ones_like(size), size, jnp.zeros_like(size), (excess <= bound).astype(line.dtype))
 
         most = self.most(line)
 
         def go_on(at: tuple) -> Array:
-            _, (_, (_, excess)), done, _, stuck = at
-            return (done == 0) | ((excess > 1) & (done < most) & (stuck < STUCK))
+            _, (_, (_, excess)), (_, off), done, _, stuck = at
+            return (done == 0) | (((excess > 1) | (off > 1)) & (done < most) & (stuck < STUCK))
 
         def body(at: tuple) -> tuple:
-            states, _, done, known, stuck = at
+            states, _, _, done, known, stuck = at
             wrong, better, known = self.improve(line, states, known)
             stuck = jnp.where(line.breaks(wrong, states), stuck + 1, 0)
-            return better, (states, line.sizes(wrong, states)), done + 1, known, stuck
+            correction = line.sizes(_minus(better, states), states, line.near)
+            return better, (states, line.sizes(wrong, states, line.allowed)), correction, done + 1, known, stuck
 
-        nothing = guess, (jnp.asarray(jnp.inf, line.dtype),) * 2
-        begin = guess, nothing, jnp.int32(0), self.begin(line), jnp.int32(0)
-        states, before, done, _, _ = jax.lax.while_loop(go_on, body, begin)
-        now = states, line.sizes(residual(states), states)
+        unknown = (jnp.asarray(jnp.inf, line.dtype),) * 2
+        begin = guess, (guess, unknown), unknown, jnp.int32(0), self.begin(line), jnp.int32(0)
+        states, before, (correction, off), done, _, _ = jax.lax.while_loop(go_on, body, begin)
+        now = states, line.sizes(residual(states), states, line.allowed)
         worse = now[1][1] > before[1][1]  # where a line amplifies, the last solve does too, what was rounded
         states, (size, excess) = jax.tree.map(partial(jnp.where, worse), before, now)
-        return states, (done.astype(line.dtype), size, (excess <= 1).astype(line.dtype))
+        converged = (excess <= 1) & ((off <= 1) | (done >= line.length))
+        return states, (done.astype(line.dtype), size, correction, converged.astype(line.dtype))
 
     def _tangents(self, line: "Line", linear: Callable, b: Any) -> Any:
         """d where linear(d) = b: by an affine scan, and in the gradient by a reverse one."""
@@ -314,14 +322,14 @@ class Line(NamedTuple):
 
         return jax.tree.map(of, self.init)
 
-    def sizes(self, wrong: Any, states: Any) -> tuple[Array, Array]:
-        """The residual as `Info` has it, and in units of the tol, each leaf's its own: 1 or less has converged."""
+    def sizes(self, wrong: Any, states: Any, allowed: Callable[[Array], float]) -> tuple[Array, Array]:
+        """The largest |wrong| / (1 + |s|), and in units of what is allowed of each leaf: 1 or less has converged."""
         size, excess = [], []
         leaves = zip(jax.tree.leaves(wrong), jax.tree.leaves(states), self.leaves, strict=True)
         for w, s, leaf in leaves:
             largest = jnp.max(jnp.abs(w) / (1 + jnp.abs(s)), initial=0.0)
             size.append(jnp.where(jnp.isfinite(largest), largest, jnp.inf))
-            excess.append(size[-1] / self.allowed(leaf))
+            excess.append(size[-1] / allowed(leaf))
         return jnp.stack(size).max(), jnp.nan_to_num(jnp.stack(excess), nan=0.0, posinf=jnp.inf).max()
 
     def breaks(self, wrong: Any, states: Any) -> Array:
@@ -338,6 +346,11 @@ class Line(NamedTuple):
         """The residual that has converged."""
         info = jnp.finfo(leaf.dtype)
         return float(info.eps) * (16 if info.bits > 16 else 2) if self.tol is None else self.tol
+
+    def near(self, leaf: Array) -> float:
+        """The correction that has converged."""
+        bits = jnp.finfo(leaf.dtype).bits
+        return self.allowed(leaf) if self.tol is not None or bits <= 16 else 1e-6 if bits == 32 else 1e-12
 
     def linearized(self, states: Any) -> tuple[Any, Callable, Callable]:
         """What is wrong, s_t - f_t with f_t = step(s_{t-1}); the linear d -> d_t - J_t d_{t-1}; and d -> s - d.

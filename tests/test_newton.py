@@ -96,6 +96,27 @@ def test_newton_is_the_plain_loop(name, axis, dtype):
     assert_close(run(name, axis, dtype, Newton()), plain_loop(name, axis, dtype), dtype, within)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("gain", [1.0, 3.0])
+def test_a_line_that_amplifies_is_the_plain_loop_or_has_not_converged(gain, dtype):
+    """A chaotic one makes of a residual of one rounding an error as large as its states: the residual says little."""
+    example = CELLS["rnn"]
+    p = weights(example, dtype, width=16, hidden=16)
+    p = p._replace(wh=gain / 2 * normal(dtype, 16, 16, seed=3))  # of the spectral radius gain
+    left, xs = (normal(dtype, B, 16), ()), 0.3 * normal(dtype, 120, B, 16, seed=4)
+
+    def told(newton=Newton()):
+        line = scan(example.cell, TIME, schedule=partial(newton_with_info, newton=newton))
+        right, (ys, info) = jax.jit(line)(p, left, xs)
+        return (right, ys), info
+
+    at_once, info = told()
+    assert info.converged
+    assert_close(at_once, jax.jit(scan(example.cell, TIME))(p, left, xs), dtype)
+    assert not told(Newton(iterations=int(info.iterations) - 1))[1].converged
+    assert (info.iterations > 60) == (gain == 3)
+
+
 @pytest.mark.parametrize(
     ("name", "oracle"),
     [("diagonal", reference.diagonal_lstm), ("minlstm", reference.minlstm), ("mlstm", reference.mlstm)],
