@@ -197,9 +197,10 @@ EXPERIMENT = Experiment(
     run=run,
     judge=judge,
     draw=draw,
-    caption="Top: training error, of images as they are, while training, plain nets left and residual nets right, as "
-    "Fig. 6 of He et al. 2015. Bottom: errors at the end against depth, and, turned, of recurrent nets that read the "
-    "same images in ever smaller pieces, against the number of steps. Lines: mean over the seeds; bands: least and "
-    "greatest.",
+    caption="Top: training error while training, plain nets left and residual nets right, as Fig. 6 of He et al. 2015. "
+    "It is that of the first training images, as many as there are test images, as they are. Bottom: errors at the "
+    "end against depth, with the paper's test errors, of whole images, all filters and 64,000 steps, and, turned, of "
+    "recurrent nets that read the same images in ever smaller pieces, against the number of steps. Lines: mean over "
+    "the seeds; bands: least and greatest.",
     table=table,
 )

@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.cifar.judging import PAPER
 from experiments.fit import counted
 
 KINDS = {"plain": ("#D55E00", "--o"), "residual": ("black", "-s"), "pre-activated": ("#0072B2", "-^")}
@@ -24,10 +25,15 @@ def draw(result: dict) -> Figure:
     for axis, kind in zip(axes[0], ("plain", "residual"), strict=True):
         for row in (row for row in deep if row["kind"] == kind):
             band(axis, row["step"], row["train_error"], "-", colours[row["size"]], f"{row['size']} layers")
-        axis.set(title=f"{kind} nets, while training", xlabel="training steps", ylabel="training error, %")
+        axis.set(
+            title=f"{kind} nets, while training",
+            xlabel="training steps",
+            ylabel="error of the first training images, %",
+        )
         axis.set_ylim(0, min(top + 5, 100))
         axis.legend()
     against_size(axes[1, 0], deep, "layers", "along depth, at the end")
+    papers(axes[1, 0], depths)
     long = [row for row in rows if row["axis"] == "time"]
     against_size(axes[1, 1], long, "time steps (longer: fewer values a step)", "turned, along time, at the end")
     figure.suptitle(
@@ -37,6 +43,16 @@ def draw(result: dict) -> Figure:
         fontsize=9,
     )
     return figure
+
+
+def papers(axis: Axes, depths: list[int]) -> None:
+    """The paper's test errors of residual nets, at depths that we have too."""
+    for depth in (depth for depth in depths if depth in PAPER):
+        axis.plot(depth, PAPER[depth], "x", color="grey", markersize=6)
+        words = {"fontsize": 7, "color": "grey", "ha": "right"}
+        axis.annotate(
+            f"paper, test: {PAPER[depth]}", (depth, PAPER[depth]), (-6, -2), textcoords="offset points", **words
+        )
 
 
 def band(axis: Axes, x: Any, curves: Any, style: str, colour: Any, label: str) -> None:

@@ -203,9 +203,11 @@ def draw(result: dict) -> Figure:
         axis.set_xscale("log")
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
+        axis.axhspan(-0.03, 0.1, color="0.93", linewidth=0, zorder=0)
         axis.legend()
-    axes[0].set(title="along depth: the whole image below", xlabel="layers", ylabel="training error, %")
-    axes[0].set_yscale("symlog", linthresh=0.1, linscale=0.5)  # from 0 linear, from 0.1 logarithmic
+    axes[0].set(title="along depth: the whole image below", xlabel="layers")
+    axes[0].set_ylabel("training error, %; below 0.1 (grey) linear")
+    axes[0].set_yscale("symlog", linthresh=0.1, linscale=0.5)
     axes[0].set_ylim(-0.03, 130)
     axes[0].set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
     axes[1].set(title="turned, along time: the image in pieces", xlabel="time steps (longer: fewer pixels a step)")

@@ -17,28 +17,34 @@ CELL = {"depth": "block", "time": "time step"}
 
 
 def draw(result: dict) -> Figure:
-    figure, axes = plt.subplots(5, 2, figsize=(9, 12), dpi=104, layout="constrained")
+    figure, axes = plt.subplots(5, 2, figsize=(9, 13), dpi=90, layout="constrained")
     config, measured = result["config"], result["measurements"]
     chance = 100 * (1 - 1 / measured["classes"])
     for column, along in zip(axes.T, CELL, strict=True):
         rows = sorted((row for row in measured["rows"] if row["axis"] == along), key=lambda row: -row["size"])
         _single(column[0], rows, along)
+        _legend(column[0], 2, lines=along == "depth")
         _at_random(column[1], rows, "deleted", f"{CELL[along]}s deleted at random, %")
         _at_random(column[2], rows, "exchanged", "Kendall's tau of the order, 1: as trained")
         column[2].invert_xaxis()
         for axis in column[:3]:
-            axis.axhline(chance, linestyle=":", color="grey", linewidth=1)
-            axis.set(ylabel="test error, %", ylim=(0, 105))
+            if along == "depth":
+                axis.axhline(chance, linestyle=":", color="grey", linewidth=1)
+                axis.set(ylabel="test error, %", ylim=(0, 105))
+            else:
+                axis.axhline(0, linestyle="--", color="grey", linewidth=0.8)
+                axis.set_ylabel("test error above\nundamaged, points")
         longest = [row for row in rows if row["size"] == rows[0]["size"]]
         for axis in column[3:]:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _norms(column[3], longest, along)
         _shares(column[4], longest, along)
-        column[0].set_title("along depth" if along == "depth" else "turned, along time", pad=32)
+        column[0].set_title("along depth" if along == "depth" else "turned, along time", pad=56)
     figure.suptitle(
         f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, {config['images']} test images; "
         f"along depth {config['width']}, {2 * config['width']}, {4 * config['width']} filters; along time hidden size "
-        f"{config['hidden_size']}\n{counted(result['seeds'], 'seed')}: mean, least and greatest",
+        f"{config['hidden_size']}\n{counted(result['seeds'], 'seed')}: mean; bands: the least to the greatest of the "
+        "seeds and of the random choices of cells;\nin the fourth row from the 10% to the 90% of the paths",
         fontsize=9,
     )
     return figure
@@ -46,6 +52,12 @@ def draw(result: dict) -> Figure:
 
 def _name(row: dict) -> str:
     return f"{row['kind']}, {row['size']} {'layers' if row['axis'] == 'depth' else 'steps'}"
+
+
+def _shown(row: dict, errors: Any) -> np.ndarray:
+    """Test errors [seeds, ...] in %; along time, where they hardly move, what they are above the undamaged net's."""
+    whole = np.array(row["whole"])[:, None] if row["axis"] == "time" else 0
+    return 100 * (np.array(errors) - whole)
 
 
 def _band(
@@ -62,16 +74,16 @@ def _band(
 
 def _single(axis: Axes, rows: list[dict], along: str) -> None:
     for row in rows:
-        single, (colour, _) = 100 * np.array(row["single"]), KINDS[row["kind"]]
+        single, (colour, _) = _shown(row, row["single"]), KINDS[row["kind"]]
         places = 100 * (np.arange(single.shape[1]) + 0.5) / single.shape[1]
         faded = row["size"] < rows[0]["size"]
         _band(axis, places, single, row, faded=faded)
         alpha, halving = (0.4 if faded else 1.0), row["halving"]
-        axis.axhline(100 * np.mean(row["whole"]), linestyle="--", color=colour, linewidth=0.8, alpha=alpha)
+        if along == "depth":
+            axis.axhline(100 * np.mean(row["whole"]), linestyle="--", color=colour, linewidth=0.8, alpha=alpha)
         rings = {"markersize": 8, "fillstyle": "none", "alpha": alpha}
         axis.plot(places[halving], single.mean(0)[halving], "o", color=colour, **rings)
     axis.set(xlabel=f"place of the one {CELL[along]} deleted, % of all")
-    _legend(axis, 3 if along == "time" else 2)
 
 
 def _at_random(axis: Axes, rows: list[dict], name: str, xlabel: str) -> None:
@@ -82,7 +94,7 @@ def _at_random(axis: Axes, rows: list[dict], name: str, xlabel: str) -> None:
 
         def curve(key: str, row: dict = row, series: list = series) -> np.ndarray:
             seeds = zip(row["whole"], series, strict=True)
-            return 100 * np.array([[whole, *(each[key] for each in one)] for whole, one in seeds])
+            return _shown(row, [[whole, *(each[key] for each in one)] for whole, one in seeds])
 
         if name == "deleted":
             x = 100 * np.array([0, *(each["cells"] for each in series[0])]) / len(row["alike"])
@@ -99,6 +111,7 @@ def _norms(axis: Axes, rows: list[dict], along: str) -> None:
         curves = [[each[key] for each in row["paths"]] for key in ("mean_of_log10", "log10_low", "log10_high")]
         _band(axis, length, curves[0], row, low=curves[1], high=curves[2])
     axis.set(xlabel=f"{CELL[along]}s that the path goes through, k", ylabel="log10 of the norm\nalong one path")
+    axis.legend(fontsize=7, loc="lower left")
 
 
 def _shares(axis: Axes, rows: list[dict], along: str) -> None:
@@ -117,5 +130,10 @@ def _shares(axis: Axes, rows: list[dict], along: str) -> None:
     _legend(axis, 2)
 
 
-def _legend(axis: Axes, count: int) -> None:
+def _legend(axis: Axes, count: int, *, lines: bool = False) -> None:
+    """Above the axis; `lines`: with what the lines and rings mean."""
+    if lines:
+        axis.plot([], [], "--", color="grey", linewidth=0.8, label="undamaged")
+        axis.plot([], [], ":", color="grey", linewidth=1, label="chance")
+        axis.plot([], [], "o", color="grey", markersize=8, fillstyle="none", label="halves the maps")
     axis.legend(fontsize=7, ncols=count, loc="lower center", bbox_to_anchor=(0.5, 0.98), borderaxespad=0)

@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from experiments.cifar.drawing import KINDS
 from experiments.fit import counted
@@ -33,9 +34,9 @@ def draw(result: dict) -> Figure:
             loc="upper right",
         )
     figure.suptitle(
-        f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, {result['measurements']['images']} "
-        f"test images; along depth {config['width']}, {2 * config['width']}, {4 * config['width']} filters, batch norm "
-        f"by its running statistics;\nalong time hidden size {config['hidden_size']}. "
+        f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, "
+        f"{result['measurements']['images']} test images;\nalong depth {config['width']}, "
+        f"{2 * config['width']}, {4 * config['width']} filters, batch norm by its running statistics; along time hidden size {config['hidden_size']}.\n"
         f"{counted(result['seeds'], 'seed')}: mean, and a band from least to greatest; in the last row "
         "instead the images' quartiles, of the longest lines",
         fontsize=9,
@@ -101,3 +102,14 @@ def describe(column: Any, name: str) -> None:
     for panel in (column[0], column[1], column[3]):
         panel.set_yscale("log", nonpositive="mask")
     column[2].set_yscale("symlog", linthresh=0.5)
+    ticks = [-0.5, -SMALL, 0, SMALL, 0.5, 1, 5]
+    column[2].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    column[2].yaxis.set_minor_locator(NullLocator())
+    for panel, shown in (
+        (
+            column[1],
+            "He et al. 2015, Fig. 7, trained to the end:\nresidual below plain, deeper below shallower (curves)",
+        ),
+        (column[2], "Greff et al. 2016, trained to the end: near 0 (curves)"),
+    ):
+        panel.text(0.98, 0.97, shown, transform=panel.transAxes, fontsize=7, ha="right", va="top", color="grey")
