@@ -35,8 +35,9 @@ def draw(result: dict) -> Figure:
         )
     figure.suptitle(
         f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, "
-        f"{result['measurements']['images']} test images;\nalong depth {config['width']}, "
-        f"{2 * config['width']}, {4 * config['width']} filters, batch norm by its running statistics; along time hidden size {config['hidden_size']}.\n"
+        f"{result['measurements']['images']} test images;\nalong depth {config['width']}, {2 * config['width']}, "
+        f"{4 * config['width']} filters, batch norm by its running statistics; along time hidden size "
+        f"{config['hidden_size']}.\n"
         f"{counted(result['seeds'], 'seed')}: mean, and a band from least to greatest; in the last row "
         "instead the images' quartiles, of the longest lines",
         fontsize=9,
