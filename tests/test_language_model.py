@@ -84,6 +84,15 @@ def test_the_summed_loss_makes_its_gradient_with_its_value(dtype, block, tied):
     assert_exact(np.asarray(language_model.losses(params, tokens, **options)) == 0, outside)
 
 
+def test_no_examples_and_lengths_within_a_jitted_function():
+    config, params = make(BODIES["gru"])
+    assert language_model.losses(params, words(0, 4), config=config).shape == (0, 3)
+    assert_exact(language_model.loss(params, words(0, 4), config=config), (jnp.zeros(()), jnp.int32(0)))
+    tokens, a = words(B, 4), jnp.array([4, 1, 3])
+    of = jax.jit(lambda a: language_model.loss(params, tokens, config=config, lengths=a))
+    assert_close(of(a), language_model.loss(params, tokens, config=config, lengths=[4, 1, 3]), "float64")
+
+
 def test_the_derivatives_of_the_summed_loss_s_gradient():
     config, params = make(BODIES["gru"])
     tokens = words(B, T + 1)

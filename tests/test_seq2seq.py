@@ -82,6 +82,19 @@ def test_padding_is_nothing_to_losses_and_gradients(name):
     assert_close(gradient, other, "float64")
 
 
+def test_a_wrong_target_is_told_before_the_source_is_read():
+    config, params = make(BODIES["lstm"])
+    source, target = words(S, B, 6), words(V, B, 5)
+    wrong: Any = [{"target_lengths": [1, 9, 1]}, {"smoothing": 1.5}, {"block": 0}, {"target_lengths": [1]}]
+    before = seq2seq._encode._cache_size()  # pyright: ignore
+    for options in wrong:
+        with pytest.raises(ValueError):
+            seq2seq.loss(params, source, target, config=config, **options)
+    with pytest.raises(ValueError, match="target has shape"):
+        seq2seq.loss(params, source, target[:, :1], config=config)
+    assert seq2seq._encode._cache_size() == before  # pyright: ignore
+
+
 def test_the_paper_s_start_dropout_and_bfloat16():
     config = seq2seq.Config(S, language_model.Config(V, lstm.Config(4, 4, 2, dropout=0.5, compute_dtype="bfloat16")))
     params = seq2seq.init(jax.random.key(0), config, uniform=0.08)
@@ -236,8 +249,14 @@ def test_wrong_calls():
         lambda: seq2seq.losses(params, pair[0] + S, pair[1], config=config): f"source run from .* 0..{S - 1}",
         lambda: seq2seq.losses(params, pair[0], pair[1] + V, config=config): f"target run from .* 0..{V - 1}",
         lambda: seq2seq.losses(params, pair[0][:2], pair[1], config=config): "source has 2 examples, target 3",
-        lambda: seq2seq.losses(params, *pair, config=config, source_lengths=[7, 1, 1]): r"lengths\[0\] = 7",
-        lambda: seq2seq.losses(params, *pair, config=config, target_lengths=[1, 9, 1]): r"lengths\[1\] = 9",
+        lambda: seq2seq.losses(
+            params, *pair, config=config, source_lengths=[7, 1, 1]
+        ): r"lengths\[0\] = 7 .* the words of source",
+        lambda: seq2seq.losses(
+            params, *pair, config=config, target_lengths=[1, 9, 1]
+        ): r"target_lengths\[1\] = 9 is outside 0..5, the words of target",
+        lambda: seq2seq.losses(params, pair[0], pair[1][:, :1], config=config): r"target has shape \(3, 1\)",
+        lambda: seq2seq.losses(params, *pair, config=config, smoothing=1.5): "smoothing=1.5",
         lambda: seq2seq.losses(params.decoder, *pair, config=config): "made with another config",
         lambda: search(decoder, [], 1, 1): "no model",
         lambda: search(decoder, made, 0, 1): "width=0",

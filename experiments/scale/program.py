@@ -93,8 +93,7 @@ def training_step(case: Case, devices: Any) -> tuple[Any, Any, Any]:
     schedule = Sequential() if case.kept is None else Checkpointed(every=case.kept)
 
     def loss(params: Any, tokens: Any, key: Any) -> Any:
-        block = language_model.BLOCK * over.size
-        return language_model.loss(params, tokens, config=config, schedule=schedule, block=block)
+        return language_model.loss(params, tokens, config=config, schedule=schedule)
 
     init = partial(step.init_state, partial(language_model.init, config=config), optimizer)
     state = jax.eval_shape(init, jax.random.key(0))

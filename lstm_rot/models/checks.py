@@ -168,17 +168,19 @@ def whole(lengths: Any) -> Any:
     return np.array(lengths, np.int32 if not lengths else None) if isinstance(lengths, list | tuple) else lengths
 
 
-def lengths_in(lengths: Any, batch: int, steps: int) -> None:
+def lengths_in(
+    lengths: Any, batch: int, steps: int, *, name: str = "lengths", of: str = "the time steps of xs"
+) -> None:
     """Raises ValueError unless lengths are [B] whole numbers in 0..T; the values of traced ones cannot be seen."""
     if lengths is None:
         return
     if np.shape(lengths) != (batch,) or not jnp.issubdtype(jnp.result_type(lengths), jnp.integer):
         raise ValueError(
-            f"lengths has shape {np.shape(lengths)} and dtype {jnp.result_type(lengths)}: "
+            f"{name} has shape {np.shape(lengths)} and dtype {jnp.result_type(lengths)}: "
             f"give one whole number a sequence, shape ({batch},)"
         )
     if not traced(lengths):
         values = np.asarray(lengths)
         wrong = np.flatnonzero((values < 0) | (values > steps))
         if wrong.size:
-            raise ValueError(f"lengths[{wrong[0]}] = {values[wrong[0]]} is outside 0..{steps}, the time steps of xs")
+            raise ValueError(f"{name}[{wrong[0]}] = {values[wrong[0]]} is outside 0..{steps}, {of}")

@@ -173,13 +173,12 @@ def loss(
     lengths: words of each example, 0 and N included. config: the model. carry: what was read before word 0, as `apply`
     returns it. key: dropout draws from it. schedule, implementation: the body's, as in `apply`. smoothing: the share e
     of the loss that is the mean of -log p over all words (label smoothing, Szegedy et al. 2016): (1 - e) (-log p(word))
-    + e / V sum over v of -log p(v). block: about how many logits are computed at once, on all devices together: as many
-    times more on a mesh, for the gradient of `out` is summed over `data` once a block; None: BLOCK, and on a CPU what
-    its cache holds.
+    + e / V sum over v of -log p(v). block: about how many logits are computed at once, on all devices together; after
+    each the gradient of `out` is summed over the mesh axis `data`. None: for each device BLOCK, a CPU what its cache
+    holds.
 
-    Differentiable in reverse; `jax.jvp` of it, but not of its gradient, is a TypeError (`losses` has none). Raises
-    ValueError as `apply` does, for examples of fewer than two words, lengths outside 0..N, a smoothing outside [0, 1),
-    and a block below 1.
+    Differentiable in reverse; `jax.jvp` of it, but not of its gradient, is a TypeError. Raises ValueError as `apply`
+    does, for examples of fewer than two words, lengths outside 0..N, a smoothing outside [0, 1), and a block below 1.
     """
     total = _checked(_total, params, tokens, lengths=lengths, **options)
     return total, jnp.asarray(_predicted(jnp.shape(tokens), lengths).sum(), "int32")
@@ -200,19 +199,37 @@ def _checked(
     block: int | None = None,
 ) -> Any:
     """What run makes of them, once they are known to be right."""
-    _check(params, tokens, config, "B N")
-    if jnp.shape(tokens)[1] < 2:
-        raise ValueError(f"tokens has shape {jnp.shape(tokens)}: an example is at least two words, one to be predicted")
-    if block is None:
-        block = CACHED if compiled_for()[0] == "cpu" else BLOCK
-    if block < 1:
-        raise ValueError(f"block={block}: compute at least one logit at once")
-    checks.rate("smoothing", smoothing)
-    lengths = checks.whole(lengths)
-    checks.lengths_in(lengths, *jnp.shape(tokens))
+    lengths, block = checked(params, tokens, config=config, lengths=lengths, smoothing=smoothing, block=block)
     _check_carry(params, carry, (jnp.shape(tokens)[1] - 1, jnp.shape(tokens)[0]), config)
     how: dict = {"schedule": schedule, "implementation": implementation}
     return run(params, tokens, lengths, carry, key, config=config, smoothing=float(smoothing), block=block, **how)
+
+
+def checked(
+    params: Params,
+    tokens: Any,
+    *,
+    config: Config,
+    lengths: Lengths,
+    smoothing: float,
+    block: int | None,
+    names: tuple[str, str] = ("tokens", "lengths"),
+) -> tuple[Any, int]:
+    """The lengths as an array or None, and the size of a block. Raises ValueError as `loss` does."""
+    checks.tokens(names[0], tokens, "B N", config.vocab_size)
+    checks.like("params", params, _shapes(config))
+    if jnp.shape(tokens)[1] < 2:
+        raise ValueError(
+            f"{names[0]} has shape {jnp.shape(tokens)}: an example is at least two words, one to be predicted"
+        )
+    checks.rate("smoothing", smoothing)
+    lengths = checks.whole(lengths)
+    checks.lengths_in(lengths, *jnp.shape(tokens), name=names[1], of=f"the words of {names[0]}")
+    if block is not None and block < 1:
+        raise ValueError(f"block={block}: compute at least one logit at once")
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = 1 if mesh.empty else mesh.size
+    return lengths, block or devices * (CACHED if compiled_for()[0] == "cpu" else BLOCK)
 
 
 STATIC = ("config", "smoothing", "block", "schedule", "implementation")
@@ -220,20 +237,13 @@ STATIC = ("config", "smoothing", "block", "schedule", "implementation")
 
 @partial(jax.jit, static_argnames=STATIC)
 def _losses(params: Params, tokens: Any, lengths: Any, *flows: Any, smoothing: float, **how: Any) -> jax.Array:
-    hs, out, words, steps = _entering_softmax(params, tokens, *flows, **how)
-
-    @jax.checkpoint  # the logits are computed again for the gradient, block by block
-    def of_step(x: tuple[Any, Any]) -> jax.Array:
-        return _entropy(x[0], out, x[1], smoothing)
-
-    each = jax.lax.map(of_step, (hs, words), batch_size=steps).T
-    return jnp.where(_predicted(tokens.shape, lengths), each, 0)
+    each = _entropies(*_entering_softmax(params, tokens, *flows, **how), smoothing)
+    return jnp.where(_predicted(tokens.shape, lengths), each.T, 0)
 
 
 @partial(jax.jit, static_argnames=STATIC)
 def _total(params: Params, tokens: Any, lengths: Any, *flows: Any, smoothing: float, **how: Any) -> jax.Array:
-    hs, out, words, steps = _entering_softmax(params, tokens, *flows, **how)
-    return _summed(hs, out, words, _predicted(tokens.shape, lengths).T, smoothing, steps)
+    return _summed(*_entering_softmax(params, tokens, *flows, **how), smoothing, _predicted(tokens.shape, lengths).T)
 
 
 def _entering_softmax(
@@ -242,7 +252,7 @@ def _entering_softmax(
     """What the body gives [T, B, H], the weights [H, V], the words to be predicted [T, B], and the steps in a block."""
     words = tokens.T.astype("int32")
     _, hs = _features(params, words[:-1], carry, key, config, **how)
-    steps = max(block // (tokens.shape[0] * config.vocab_size), 1)
+    steps = max(block // max(tokens.shape[0] * config.vocab_size, 1), 1)
     return hs, _out(params).astype(hs.dtype), words[1:], min(steps, len(hs))
 
 
@@ -265,14 +275,23 @@ def _entropy(h: Any, out: Any, word: Any, smoothing: float) -> jax.Array:
     return jax.nn.logsumexp(logits, axis=-1) - score
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _summed(hs: Any, out: Any, words: Any, counted: Any, smoothing: float, steps: int) -> jax.Array:
+def _entropies(hs: Any, out: Any, words: Any, steps: int, smoothing: float) -> jax.Array:
+    """[T, B]; for their gradient the logits are computed again, block by block."""
+
+    @jax.checkpoint
+    def of_block(x: tuple[Any, Any]) -> jax.Array:
+        return _entropy(x[0], out, x[1], smoothing)
+
+    return in_pieces(lambda _, x, size: ((), of_block(x)), (), (hs, words), len(hs), steps)[1]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _summed(hs: Any, out: Any, words: Any, steps: int, smoothing: float, counted: Any) -> jax.Array:
     """The sum of the entropies that are counted; its gradient is made with it, while a block's logits are there."""
-    each = jax.lax.map(lambda x: _entropy(x[0], out, x[1], smoothing), (hs, words), batch_size=steps)
-    return jnp.where(counted, each, 0).sum()
+    return jnp.where(counted, _entropies(hs, out, words, steps, smoothing), 0).sum()
 
 
-def _summed_forward(hs: Any, out: Any, words: Any, counted: Any, smoothing: float, steps: int) -> tuple[Any, Any]:
+def _summed_forward(hs: Any, out: Any, words: Any, steps: int, smoothing: float, counted: Any) -> tuple[Any, Any]:
     def piece(sums: Any, x: Any, _: int) -> tuple[Any, Any]:
         h, word, counts = x
 
@@ -288,7 +307,7 @@ def _summed_forward(hs: Any, out: Any, words: Any, counted: Any, smoothing: floa
     return value, (dhs, dout, out[:0])
 
 
-def _summed_backward(smoothing: float, steps: int, saved: Any, g: Any) -> tuple:
+def _summed_backward(steps: int, smoothing: float, saved: Any, g: Any) -> tuple:
     dhs, dout, like = saved
     return (g * dhs.astype(g.dtype)).astype(dhs.dtype), (g * dout).astype(like.dtype), None, None
 

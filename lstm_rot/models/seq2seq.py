@@ -139,7 +139,7 @@ def encode(
     checks.tokens("source", source, "S B", config.source_vocab_size)
     checks.like("params", params, _shapes(config))
     lengths = checks.whole(lengths)
-    checks.lengths_in(lengths, jnp.shape(source)[1], len(source))
+    checks.lengths_in(lengths, jnp.shape(source)[1], len(source), of="the words of source")
     how = {"schedule": schedule, "implementation": implementation}
     return _encode(params, source, lengths, key, config=config, positions=positions, **how)
 
@@ -182,7 +182,8 @@ def loss(
     """The sum of `losses` and the number of words predicted, jitted: what `training.make_train_step` asks for.
 
     config: the model. source_lengths, target_lengths: words of each, 0 and S, or N, included. key: dropout draws from
-    it. The other options are those of `language_model.loss`. Raises ValueError as `encode` and it do.
+    it. schedule, implementation, smoothing, block: as in `language_model.loss`. Raises ValueError as `encode` and it
+    do, before any compilation.
     """
     return _predicting(language_model.loss, params, source, target, **options)
 
@@ -199,18 +200,20 @@ def _predicting(
     key: PRNGKeyArray | None = None,
     schedule: Schedule = Sequential(),
     implementation: language_model.Implementation = None,
-    **options: Any,
+    smoothing: float = 0.0,
+    block: int | None = None,
 ) -> Any:
     """What the decoder's language model says of the target, the source being read."""
     checks.tokens("source", source, "B S", config.source_vocab_size)
-    checks.tokens("target", target, "B N", config.decoder.vocab_size)
+    checks.like("params", params, _shapes(config))
+    how: dict = {"config": config.decoder, "lengths": target_lengths, "smoothing": smoothing, "block": block}
+    language_model.checked(params.decoder, target, **how, names=("target", "target_lengths"))
     if jnp.shape(source)[0] != jnp.shape(target)[0]:
         raise ValueError(f"source has {jnp.shape(source)[0]} examples, target {jnp.shape(target)[0]}: give pairs")
     keys = (None, None) if key is None else tuple(jax.random.fold_in(key, part) for part in range(2))
-    how: dict = {"schedule": schedule, "implementation": implementation}
-    carry = encode(params, source.T, config=config, lengths=source_lengths, key=keys[0], **how)
-    how |= {"lengths": target_lengths, "carry": carry, "key": keys[1]}
-    return what(params.decoder, target, config=config.decoder, **how, **options)
+    run: dict = {"schedule": schedule, "implementation": implementation}
+    carry = encode(params, source.T, config=config, lengths=source_lengths, key=keys[0], **run)
+    return what(params.decoder, target, carry=carry, key=keys[1], **how, **run)
 
 
 @lru_cache
