@@ -190,7 +190,7 @@ CLAIMS = {
             "one as many as there are positions.",
             "Vaswani et al. 2017, Table 1",
             "sequential operations: self-attention O(1), recurrent O(n), convolutional O(1); work O(n^2 d), O(n d^2), "
-            "O(k n d^2)",
+            "O(k n d^2); maximum path length O(1), O(n), O(log_k n), of convolutions that are not dilated O(n/k)",
         ),
         Claim(
             "MIN24",
@@ -203,6 +203,20 @@ CLAIMS = {
             "Newton's method with a parallel scan evaluates a nonlinear recurrent net faster than step by step.",
             "Lim et al. 2023",
             "GRU of one unit on a V100: 18 times at 1,000 steps, 138 times at 10,000",
+        ),
+        Claim(
+            "PARA25",
+            "An LSTM whose units see themselves alone is run in parallel by three iterations of Newton's method, many "
+            "times as fast as naively step by step.",
+            "ParaRNN, 2025",
+            "3 iterations; up to 665 times",
+        ),
+        Claim(
+            "FLASH24",
+            "Fused kernels run recurrent nets many times as fast as a framework's own loop; of a plain dense LSTM "
+            "cuDNN's remain the fastest.",
+            "FlashRNN, 2024",
+            "50 times over vanilla PyTorch; slower than cuDNN for a plain dense LSTM",
         ),
         Claim(
             "PRED25",

@@ -12,7 +12,7 @@ import jax
 from rich.progress import Progress
 
 from experiments.bottleneck.drawing import draw
-from experiments.bottleneck.judging import judge, speed_ups
+from experiments.bottleneck.judging import crossings, fits, judge, speed_ups
 from experiments.bottleneck.layers import LAYERS
 from experiments.bottleneck.measuring import case, long_line
 from experiments.harness import Experiment, Refused, hardware
@@ -23,6 +23,7 @@ class Config:
     """What is measured."""
 
     layers: tuple[str, ...] = ("LSTM", "minLSTM", "minLSTM, at once", "attention", "convolution")
+    """cuDNN's are left out where there is no GPU"""
     widths: tuple[int, ...] = (16,)
     steps: tuple[int, ...] = (16, 128)
     """positions in a line"""
@@ -67,8 +68,10 @@ def run(config: Config, progress: Progress) -> dict:
             raise Refused(f"--layers {name!r}: known are {', '.join(LAYERS)}")
     if missing := {"LSTM", "attention", "convolution"} - set(config.layers):
         raise Refused(f"--layers: {', '.join(sorted(missing))} is what the table compares: name it too")
+    gpu = jax.default_backend() == "gpu"
+    there = [name for name in config.layers if gpu or not LAYERS[name].cudnn]
     cases = [
-        ([name for name in config.layers if width <= LAYERS[name].widest], steps, width)
+        ([name for name in there if width <= LAYERS[name].widest], steps, width)
         for width in config.widths
         for steps in config.steps
     ]
@@ -84,7 +87,7 @@ def run(config: Config, progress: Progress) -> dict:
 
 
 def table(measurements: dict) -> dict:
-    ratios = {
+    faster = {
         (name, width, steps): ratio
         for name, layer in LAYERS.items()
         if layer.same
@@ -92,36 +95,49 @@ def table(measurements: dict) -> dict:
     }
     rows = []
     for row in sorted(measurements["rows"], key=lambda row: (row["width"], row["steps"])):
-        ratio = ratios.get((row["layer"], row["width"], row["steps"]))
+        path, where = LAYERS[row["layer"]].path, (row["layer"], row["width"], row["steps"])
+        told = _failed(row) if "failed" in row else _numbers(row, faster.get(where))
         rows.append(
-            [
-                row["width"],
-                f"{row['steps']:,}",
-                row["layer"],
-                f"{row['depth']:,}",
-                _number(row["iterations"], "{:.0f}"),
-                f"{1e3 * row['seconds']:.3g}",
-                "-" if ratio is None else f"{ratio:.2g}",
-                f"{1e-6 * row['bytes']:.3g}",
-                _number(row["flops"], "{:.3g}", 1e-6),
-            ]
+            [row["width"], f"{row['steps']:,}", row["layer"], f"{path(row['steps']):,}" if path else "-", *told]
         )
-    rows += [
-        [row["width"], f"{row['steps']:,}", f"{row['layer']}, forward", "", _number(row["iterations"], "{:.0f}"),
-         f"{1e3 * row['seconds']:.3g}", "", f"{1e-6 * row['peak']:.3g} in all", ""]
-        for row in measurements["long"]
-    ]  # fmt: skip
+    for row in measurements["long"]:
+        told = _failed(row) if "failed" in row else _long_numbers(row)
+        rows.append([row["width"], f"{row['steps']:,}", f"{row['layer']}, forward", "", *told])
+    for width, layer, other, from_where in crossings(measurements):
+        rows.append([width, from_where, f"{layer}: faster than {other}", *[""] * 7])
     columns = [
         "width",
         "T",
         "layer",
+        "longest path",
         "operations in a row",
         "iterations",
         "ms a training step",
         "times step by step",
         "MB",
+        "MFLOP forward",
     ]
-    return {"columns": [*columns, "MFLOP forward"], "rows": rows}
+    return {"columns": columns, "rows": rows}
+
+
+def _failed(row: dict) -> list[str]:
+    return [f"failed: {row['failed']}", *[""] * 5]
+
+
+def _long_numbers(row: dict) -> list[str]:
+    memory = f"{1e-6 * row['peak']:,.0f} in all, {fits(row)}"
+    return ["", _number(row["iterations"], "{:.0f}"), f"{1e3 * row['seconds']:.3g}", "", memory, ""]
+
+
+def _numbers(row: dict, faster: float | None) -> list[str]:
+    return [
+        _number(row["depth"], "{:,.0f}"),
+        _number(row["iterations"], "{:.0f}"),
+        f"{1e3 * row['seconds']:.3g}",
+        _number(faster, "{:.2g}"),
+        f"{1e-6 * row['bytes']:.3g}",
+        _number(row["flops"], "{:.3g}", 1e-6),
+    ]
 
 
 def _number(value: float | None, form: str, unit: float = 1.0) -> str:
@@ -131,14 +147,15 @@ def _number(value: float | None, form: str, unit: float = 1.0) -> str:
 EXPERIMENT = Experiment(
     name="bottleneck",
     title="The sequential bottleneck, and the ways out of it",
-    claims=("VAS17-t1", "NOTE-bottleneck", "MIN24", "DEER23"),
+    claims=("VAS17-t1", "NOTE-bottleneck", "MIN24", "DEER23", "PARA25", "FLASH24"),
     presets=PRESETS,
     run=run,
     judge=judge,
     draw=draw,
     caption="One layer each, against the positions T of a line. Operations in a row: the longest chain of the compiled "
-    "forward program, loops counted in full, Newton's by the iterations it took. Seconds: medians of training steps "
-    "called in turn. Dashed: the same function as the line of its colour, solved at once; right, its speed over step "
-    "by step.",
+    "forward program, loops counted in full, Newton's by the iterations it took; thin, how a number grows as T, as "
+    "log T and not at all. Seconds: medians of training steps called in turn, with quartiles where they were kept. "
+    "Dashed: the same function as the line of its colour, solved at once, dash-dotted: by cuDNN; right, its speed over "
+    "step by step, with the papers' own (Lim et al. 2023, a GRU of one unit; Feng et al. 2024, minLSTM) as stars.",
     table=table,
 )
