@@ -1,6 +1,7 @@
 """The experiment of very deep nets: that all do the same work, what the numbers are taken to say, and what is drawn."""
 
 import json
+import math
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,7 +13,8 @@ from experiments import harness, very_deep
 from experiments.speed import goals as of_speed
 from experiments.speed import worker as of_worker
 from experiments.very_deep import contenders, drawing, goals, worker
-from experiments.very_deep.case import Case
+from experiments.very_deep.case import CLASSES, Case
+from lstm_rot.training import log
 
 TINY = Case(8, 4, 4, width=4, analysed=8)
 
@@ -66,8 +68,8 @@ while True:
     method, *args = connection.recv()
     if name == "flax linen" and case["depth"] == 1202:
         continue
-    answer = {"seconds": 2.0, "temporary": 10**9} if method == "compile" else [0.5] * args[1]
-    connection.send(("ok", answer))
+    answers = {"compile": {"seconds": 2.0, "temporary": 10**9}, "cost": {"flops": 10**12, "peak": 4e12}}
+    connection.send(("ok", answers[method] if method in answers else [0.5] * args[1]))
 """
 
 
@@ -86,9 +88,44 @@ def test_a_run_is_written_drawn_and_told_and_a_peer_that_does_not_answer_is_a_bo
     harness.report(harness.Console(width=100), written)
 
 
+def test_on_a_gpu_the_share_of_its_peak_is_told_and_no_goal_is_judged(tmp_path, monkeypatch):
+    monkeypatch.setattr(of_worker, "BEGIN", SCRIPT)
+    config = replace(very_deep.PRESETS["quick"], depths=(20,), device="gpu", seconds=0.02, least=1, most=1)
+    harness.execute(very_deep.EXPERIMENT, "quick", config, tmp_path, Progress(disable=True))
+    written = harness.read(tmp_path / "very_deep.json")
+    counted = goals.rated(written["measurements"])
+    assert goals.share_of_peak(counted, contenders.OURS) == 0.5  # 10^12 in half a second, of 4 * 10^12 in one
+    assert contenders.OURS_CORES not in counted["contenders"] and written["table"]["goals"] == []
+    assert "--device gpu" in written["command"] and written["hardware"].startswith("1 x GPU")
+    assert any("4 TFLOP/s" in row[1] and row[2] == "50 %" for row in written["table"]["rows"])
+    assert {case["case"]["device"] for case in written["measurements"]["cases"]} == {"gpu"}
+
+
+@pytest.mark.filterwarnings("ignore")  # of flax at its import
+@pytest.mark.usefixtures("settings_of_a_user")
+def test_the_flops_of_a_step_are_those_of_its_convolutions_and_the_peak_that_of_its_devices(monkeypatch):
+    job = worker.Job(contenders.FLAX, asdict(TINY))
+    monkeypatch.setattr(log, "PEAKS", {"cpu": 1e9})
+    cost = job.cost()
+    forward = [2 * TINY.batch * 9 * c * k * (TINY.pixels * TINY.width // k) ** 2 for c, k in TINY.sizes()]
+    head = 2 * TINY.batch * 4 * TINY.width * CLASSES
+    strided = sum(each for each, (c, k) in zip(forward, TINY.sizes(), strict=True) if k == 2 * c)
+    # Nobody asks for the images' gradient; that of a strided convolution's maps has zeros between the pixels.
+    assert cost["flops"] == 3 * (sum(forward) + head) - forward[0] + 3 * strided
+    assert cost["peak"] == 1e9
+    monkeypatch.setattr(log, "PEAKS", {})
+    assert math.isnan(job.cost()["peak"])
+
+
 def test_a_depth_that_is_none_is_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"very_deep: depth 21: give 6n \+ 2 layers"):
         harness.main(very_deep.EXPERIMENT, ["--depths", "21", "--results", str(tmp_path)])
+
+
+def test_a_device_on_which_nobody_trains_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(of_worker, "BEGIN", "raise SystemExit('no such device')")
+    with pytest.raises(SystemExit, match=r"very_deep: --device gpu: no library trains on it: .*no such device"):
+        harness.main(very_deep.EXPERIMENT, ["--device", "gpu", "--results", str(tmp_path)])
 
 
 def case_of(depth, part="deep", *, batch=8, failed=None, busy=False, **numbers) -> dict:

@@ -7,17 +7,18 @@ step; and, of 20 layers, how many images a second each library trains on. Each c
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
 
 from rich.progress import Progress
 
 from experiments.harness import Experiment, Refused, processor
 from experiments.speed.measure import asked
+from experiments.speed.worker import Worker
 from experiments.very_deep.case import Case
-from experiments.very_deep.contenders import DEEP, FLAX, RATES, installed
+from experiments.very_deep.contenders import DEEP, FLAX, OURS, RATES, RATES_GPU, installed
 from experiments.very_deep.drawing import draw
-from experiments.very_deep.goals import table
+from experiments.very_deep.goals import rates_of, table
 from experiments.very_deep.worker import ANALYSED, STEP
 
 
@@ -37,6 +38,8 @@ class Config:
     """of the net whose images are counted"""
     pixels: int = 32
     """per side of an image"""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """gpu: one of it, where float32 products are as each library has them; the share of its peak is told too"""
     seconds: float = 12
     """for the steps of each case, in `least` to `most` rounds"""
     least: int = 3
@@ -62,16 +65,30 @@ def cases(config: Config) -> Iterator[tuple[Case, tuple[str, ...]]]:
     for depth in (*config.depths, config.rate_depth):
         if depth < 8 or depth % 6 != 2:
             raise Refused(f"depth {depth}: give 6n + 2 layers, as 8, 20, 56, 110, 1202")
-    yield Case(config.rate_depth, config.rate_batch, config.pixels, part="rate"), RATES
+
+    def case(depth: int, batch: int, **more: Any) -> Case:
+        return Case(depth, batch, config.pixels, device=config.device, **more)
+
+    yield case(config.rate_depth, config.rate_batch, part="rate"), RATES if config.device == "cpu" else RATES_GPU
     deepest = max(config.depths)
     for depth in sorted(config.depths, key=lambda depth: (depth not in (min(config.depths), deepest), depth)):
-        case = Case(depth, config.batch, config.pixels, analysed=config.analysed, compiles=config.compiles)
-        yield case, DEEP if depth < deepest else tuple(name for name in DEEP if name != FLAX)
-    yield Case(deepest, config.batch, config.pixels, analysed=config.analysed), (FLAX,)
+        there = case(depth, config.batch, analysed=config.analysed, compiles=config.compiles)
+        yield there, DEEP if depth < deepest else tuple(name for name in DEEP if name != FLAX)
+    yield case(deepest, config.batch, analysed=config.analysed), (FLAX,)
+
+
+def cost(case: Case, patience: float) -> dict:
+    """Of a step of ours on one device: 'flops', and 'peak', the device's FLOP/s in bfloat16, NaN if not known."""
+    worker = Worker(OURS, asdict(case), "very_deep")
+    try:
+        worker.ask(patience=patience)
+        return worker.ask("cost", patience=patience)
+    finally:
+        worker.close()
 
 
 def run(config: Config, progress: Progress) -> dict:
-    """The numbers of every case; the goals are judged by the table."""
+    """The numbers of every case; the goals are judged by the table. Raises Refused where no library trains."""
     results, todo = [], list(cases(config))
     task = progress.add_task("very deep", total=len(todo))
     for case, names in todo:
@@ -87,11 +104,16 @@ def run(config: Config, progress: Progress) -> dict:
             most=config.most,
             patience=config.patience,
         )
+        if case.part == "rate" and not rates_of(told):
+            raise Refused(f"--device {case.device}: no library trains on it: {told['failed'] | told['left_out']}")
+        if case.part == "rate" and case.device != "cpu" and OURS in rates_of(told):
+            told["cost"] = cost(case, config.patience)
         results.append(told | {"left_out": left_out | told["left_out"], "patience": config.patience})
         progress.advance(task)
     progress.remove_task(task)
     versions = {name: version for case in results for name, version in case.pop("versions").items()}
-    return {"cases": results, "cores": os.cpu_count() or 1, "hardware": processor(), "versions": versions}
+    hardware = processor() if config.device == "cpu" else f"1 x {versions.pop('GPU', 'GPU')}, {processor()}"
+    return {"cases": results, "cores": os.cpu_count() or 1, "hardware": hardware, "versions": versions}
 
 
 EXPERIMENT = Experiment(
@@ -105,7 +127,7 @@ EXPERIMENT = Experiment(
     caption="A training step (loss, gradient, SGD, running statistics) of the CIFAR ResNet of He et al. 2015, float32, "
     "the same weights and images for all. Ours is a line of equal layers, compiled once however long; flax's is the "
     "usual Python loop over the blocks, which the compiler sees unrolled. Checkpointed keeps for the gradient what "
-    "flows into about every sqrt(n)-th of a stage's n blocks. Each contender ran in a process of its own, those of one "
-    "depth asked in turn; flax's deepest net came last and alone.",
+    "flows into about every sqrt(n)-th of a stage's n blocks. Grey marks: the goals, set before the run. Each "
+    "contender ran in a process of its own, those of one depth asked in turn; flax's deepest net came last and alone.",
     table=table,
 )

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+from experiments.speed.case import LeftOut
 from experiments.very_deep.case import CLASSES, EPSILON, KEPT, RATE, STAGES, Case
 
 
@@ -105,6 +106,11 @@ def torch(case: Case, *, channels_last: bool = False) -> Eager:
     import torch as t
     from torch.nn import functional as f
 
+    gpu = case.device == "gpu"
+    if gpu and not t.cuda.is_available():
+        raise LeftOut("this torch has no CUDA")
+    device = "cuda" if gpu else "cpu"
+
     class Net(t.nn.Module):
         def __init__(self):
             super().__init__()
@@ -137,10 +143,10 @@ def torch(case: Case, *, channels_last: bool = False) -> Eager:
             return self.head(x.mean((2, 3)))
 
     order = t.channels_last if channels_last else t.contiguous_format
-    net: Any = Net().to(memory_format=order)  # pyright: ignore (its overloads leave this one out)
+    net: Any = Net().to(device).to(memory_format=order)  # pyright: ignore (its overloads leave this one out)
     images, classes = case.images()
-    x = t.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=order)
-    y = t.from_numpy(classes).long()
+    x = t.from_numpy(images).permute(0, 3, 1, 2).to(device).contiguous(memory_format=order)
+    y = t.from_numpy(classes).long().to(device)
     optimizer = t.optim.SGD(net.parameters(), RATE)
 
     def step() -> float:
@@ -150,7 +156,8 @@ def torch(case: Case, *, channels_last: bool = False) -> Eager:
         optimizer.step()
         return loss.item()
 
-    return Eager(step, {"torch": t.__version__, "torch's threads": str(t.get_num_threads())})
+    versions = {"torch": t.__version__, "torch's threads": str(t.get_num_threads())}
+    return Eager(step, versions | ({"torch's cuDNN": str(t.backends.cudnn.version())} if gpu else {}))
 
 
 class Contender(NamedTuple):
@@ -176,6 +183,7 @@ CONTENDERS = {
 }
 DEEP = (OURS, CHECKPOINTED, FLAX)
 RATES = (OURS, OURS_CORES, FLAX, FLAX_CORES, TORCH, TORCH_LAST)
+RATES_GPU = (OURS, FLAX, TORCH, TORCH_LAST)
 
 
 def installed(names: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:

@@ -10,6 +10,7 @@ from experiments.very_deep.contenders import CHECKPOINTED, FLAX, FLAX_CORES, OUR
 from experiments.very_deep.worker import STEP
 
 SHALLOW, DEEP, RATED = 20, 1202, (20, 128, 32)  # what the goals are about: layers; layers, batch, pixels
+LONGER, FASTER, SMALLER = 1.3, 20, 5  # of compiling, ours over ours and flax's over ours; of memory, ours over ours
 COMPILING, MEMORY, STEPPING, RATE = "compiling", "temporary memory", "step", "images/s"
 UNITS = {COMPILING: ("s", 1), MEMORY: ("MB", 1e-6), STEPPING: ("ms", 1e3)}
 Measured = dict[str, Any]  # what was measured of one case
@@ -51,8 +52,30 @@ def rate(case: Measured, *names: str) -> float:
     return NAN if any(map(math.isnan, seconds)) else case["case"]["batch"] / min(seconds)
 
 
+def rates_of(case: Measured) -> list[str]:
+    """Those whose images were counted."""
+    return [name for name, numbers in case["contenders"].items() if STEP in numbers]
+
+
+def rate_of_ours(case: Measured) -> float:
+    """On a CPU, the faster of ours on one device and on one for each core."""
+    return rate(case, *((OURS, OURS_CORES) if case["case"]["device"] == "cpu" else (OURS,)))
+
+
+def share_of_peak(case: Measured, name: str) -> float:
+    """What part of the device's FLOP/s, as its maker gives them, a step does; NaN where they are not known."""
+    if "cost" not in case:
+        return NAN
+    return case["cost"]["flops"] / figure([case], STEPPING, name)[0] / case["cost"]["peak"]
+
+
 def goals(measurements: dict) -> list[dict]:
-    """Each goal: what was measured, what was wanted, and the verdict; of other sizes told, and not judged."""
+    """Each goal: what was measured, what was wanted, and the verdict; of other sizes told, and not judged.
+
+    They are about a CPU.
+    """
+    if rated(measurements)["case"]["device"] != "cpu":
+        return []
     cases = deep(measurements)
     shallow, deepest = cases[min(cases)], cases[max(cases)]
     small, large = min(cases), max(cases)
@@ -61,21 +84,21 @@ def goals(measurements: dict) -> list[dict]:
     theirs, more = figure(deepest, COMPILING, FLAX)
     counted = rated(measurements)
     size = tuple(counted["case"][key] for key in ("depth", "batch", "pixels"))
-    mine = rate(counted, OURS, OURS_CORES)
+    mine = rate_of_ours(counted)
     told = [
         _goal(
             COMPILING,
             f"ours, {large} layers over {small}",
             of_large / figure(shallow, COMPILING, OURS)[0],
-            at_most=1.3,
+            at_most=LONGER,
             judged=sized,
         ),
-        _goal(COMPILING, f"{large} layers, flax over ours", theirs / of_large, wanted=20, more=more, judged=sized),
+        _goal(COMPILING, f"{large} layers, flax over ours", theirs / of_large, wanted=FASTER, more=more, judged=sized),
         _goal(
             MEMORY,
             f"{large} layers, ours over ours, Checkpointed",
             figure(deepest, MEMORY, OURS)[0] / figure(deepest, MEMORY, CHECKPOINTED)[0],
-            wanted=5,
+            wanted=SMALLER,
             judged=sized,
         ),
     ]
@@ -121,9 +144,13 @@ def table(measurements: dict) -> dict:
             rows.append([what, where, each.pop(OURS), "; ".join(f"{name} {said}" for name, said in each.items())])
     counted = rated(measurements)
     where = f"{counted['case']['depth']} layers, batch {counted['case']['batch']}"
-    rates = {name: f"{rate(counted, name):.0f}" for name, numbers in counted["contenders"].items() if STEP in numbers}
+    rates = {name: f"{rate(counted, name):.0f}" for name in rates_of(counted)}
     rows.append([RATE, where, rates.pop(OURS, "-"), "; ".join(f"{name} {said}" for name, said in rates.items()) or "-"])
-    by_default = rate(counted, OURS, OURS_CORES) / rate(counted, TORCH)
+    if not math.isnan(share_of_peak(counted, OURS)):
+        shares = {name: f"{100 * share_of_peak(counted, name):.2g} %" for name in rates_of(counted)}
+        peak = f"{where}, share of {counted['cost']['peak'] / 1e12:.0f} TFLOP/s, the peak in bfloat16"
+        rows.append([RATE, peak, shares.pop(OURS), "; ".join(f"{name} {said}" for name, said in shares.items()) or "-"])
+    by_default = rate_of_ours(counted) / rate(counted, TORCH)
     rows.append([RATE, f"{where}, ours over torch's default order of the maps", told(by_default), ""])
     rows += list(_absent(measurements))
     columns = ["what", "of", OURS, "the others"]

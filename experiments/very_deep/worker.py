@@ -56,6 +56,18 @@ class Job(worker.Job):
         told = {} if memory is None else {"temporary": int(memory.temp_size_in_bytes) * self.devices}
         return {"seconds": median(seconds)} | told
 
+    def cost(self) -> dict[str, float]:
+        """Of a step: its FLOPs as `lstm_rot.training.cost` counts them, a strided convolution's zeros included, and the
+        FLOP/s that its devices have at most, in bfloat16; NaN if not known.
+        """
+        import jax
+
+        from lstm_rot.training import cost, log
+
+        step, state, images = program(self.case, self.model, self.devices)
+        of_all = log.peak() or float("nan")
+        return {"flops": cost.flops(step, state, *images), "peak": of_all / jax.device_count() * self.devices}
+
     @staticmethod
     def _call(compiled: Callable[..., Any], state: list, images: list) -> float:
         """The loss, after one more update of the state."""
