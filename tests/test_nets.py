@@ -14,6 +14,7 @@ from helpers import assert_exact
 from experiments import cifar, data, files, nets
 from experiments.harness import Refused
 from lstm_rot.models import classifier, conv_resnet, lstm
+from lstm_rot.training.run import Stopped, _Signals
 
 pytestmark = pytest.mark.usefixtures("settings_of_a_user")
 SMALL = nets.Recipe(conv_resnet.Config(8, width=2, channels=1), "digits", steps=4, batch=8)
@@ -138,6 +139,20 @@ def test_a_run_that_has_ended_is_restored_and_one_of_another_recipe_is_another(t
     there = nets.pictures("digits")
     share = nets.error(SMALL.model, there, first.params, first.statistics, there.test_x, there.test_y)
     assert share == first.curve["test_error"][-1]
+
+
+def test_a_run_stopped_amid_goes_on_bit_for_bit_running_statistics_included(tmp_path, monkeypatch):
+    recipe = replace(SMALL, steps=6)
+    whole = nets.trained(recipe, tmp_path / "whole", points=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Signals, "stop_after", lambda self, step: step == 3)
+        with pytest.raises(Stopped):
+            nets.trained(recipe, tmp_path / "stopped", points=2)
+    going_on = nets.trained(recipe, tmp_path / "stopped", points=2)
+    assert_exact((going_on.params, going_on.statistics), (whole.params, whole.statistics))
+    assert going_on.curve == whole.curve and whole.curve["step"] == [3, 6]
+    fresh = conv_resnet.statistics(SMALL.model)
+    assert all(map(np.any, jax.tree.leaves(jax.tree.map(lambda a, b: a != b, whole.statistics, fresh))))
 
 
 def test_along_time_the_image_is_read_in_the_order_of_its_rows(tmp_path):
