@@ -40,8 +40,8 @@ def degradation(measurements: dict) -> Finding:
     ]
     return Finding(
         "HE15-degrade",
-        f"training error, plain, it {rising} from {LEAST_DEPTH} layers on: {said[0]}; residual, it {falling}: {said[1]}"
-        f"{_short(measurements)}",
+        "training error, of the first training images, as many as are tested; plain, it "
+        f"{rising} from {LEAST_DEPTH} layers on: {said[0]}; residual, it {falling}: {said[1]}{_short(measurements)}",
         verdict,
         f"of the nets of {LEAST_DEPTH} layers or more, an error rises (or falls) if it does so from each depth to the "
         "next, by more than the two standard deviations over the seeds together; reproduced if the training error "
