@@ -19,6 +19,7 @@ from lstm_rot.models import lstm as lstm_model
 
 pytestmark = pytest.mark.usefixtures("settings_of_a_user")
 DEEP, SHALLOW = (conv_resnet.Config(depth, width=4, channels=1) for depth in (14, 8))
+HIGHWAY = conv_resnet.Config(8, conv_resnet.HIGHWAY, width=4, channels=1)
 LONG = classifier.Config(lstm_model.Config(16, 4), 10)
 
 
@@ -63,7 +64,7 @@ def test_cells_exchanged_are_the_weights_or_the_inputs_exchanged_and_twice_nothi
     assert np.abs(run(swapped) - whole).max() > 1e-3
 
 
-@pytest.mark.parametrize("model", [SHALLOW, LONG], ids=["depth", "time"])
+@pytest.mark.parametrize("model", [SHALLOW, HIGHWAY, LONG], ids=["depth", "highway", "time"])
 def test_the_gradients_along_all_paths_of_a_net_sum_to_the_gradient(model):
     net, (x, y) = fresh(model), some(2)
     cells, able = lines.length(net.recipe), np.concatenate(lines.alike(net.recipe))
