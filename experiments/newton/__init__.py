@@ -222,9 +222,11 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     caption="Left: iterations until a line of untrained cells is solved, against its largest Lyapunov exponent, a "
-    "marker for each length; dotted: as many as there are cells, which always suffice. Right: the dial, 1 - mean keep "
-    "before training; hollow before training, filled after: the test error, the gain of the gradient over the line, "
-    "the exponent, the iterations. Above along time (LSTMs; untrained also plain), below along depth (highway nets; "
-    "untrained plain and residual).",
+    "marker for each length, and against its length, a line for each kind and gain of the weights, coloured by the "
+    "exponent; dotted: as many as there are cells, which always suffice. At an exponent of 0 lies the threshold of "
+    "Gonzalez et al. 2025. Right: the dial, 1 - mean keep before training; hollow before training, filled after: the "
+    "test error, the gain of the gradient over the line, no smaller than float32 can tell, the exponent, the "
+    "iterations. Means over the seeds, with the least and the greatest. Above along time (LSTMs; untrained also "
+    "plain), below along depth (highway nets; untrained plain and residual).",
     table=table,
 )
