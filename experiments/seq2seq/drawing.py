@@ -1,5 +1,7 @@
 """The figures, from the published numbers alone."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -19,16 +21,17 @@ LOOKS = {  # colour, line, marker
 
 
 def draw(result: dict) -> Figure:
-    figure, axes = plt.subplots(2, 4, figsize=(16.4, 7.4), dpi=110, layout="constrained")
+    panels: Any = [["learning", "perplexity", "greedy", "table", "table"], ["length", "rank", "depth", "pca", "pca"]]
+    figure, axes = plt.subplot_mosaic(panels, figsize=(18, 7.4), dpi=100, layout="constrained")
     measurements = result["measurements"]
-    learning(axes[0, 0], measurements["nets"])
-    conjecture(axes[0, 1], measurements["nets"], "perplexity", "perplexity of a token, test")
-    conjecture(axes[0, 2], measurements["nets"], "greedy", "BLEU, greedy, test")
-    table(axes[0, 3], measurements["rows"])
-    against(axes[1, 0], measurements["by_length"], "words and marks in the source", log=False)
-    against(axes[1, 1], measurements["by_rank"], "mean rank of the source's words, by frequency", log=True)
-    depth(axes[1, 2], measurements["nets"])
-    pca(axes[1, 3], measurements["vectors"])
+    learning(axes["learning"], measurements["nets"])
+    conjecture(axes["perplexity"], measurements["nets"], "perplexity", "perplexity of a token, test")
+    conjecture(axes["greedy"], measurements["nets"], "greedy", "BLEU, greedy, test")
+    table(axes["table"], measurements["rows"])
+    against(axes["length"], measurements["by_length"], "words and marks in the source", log=False)
+    against(axes["rank"], measurements["by_rank"], "mean rank of the source's words, by frequency", log=True)
+    depth(axes["depth"], measurements["nets"])
+    pca(axes["pca"], measurements["vectors"])
     figure.suptitle(
         f"{measurements['test']}, {measurements['sentences']:,} sentences; hidden size "
         f"{result['config']['hidden']}; {counted(result['seeds'], 'seed')}",
@@ -56,7 +59,9 @@ def learning(axis: Axes, nets: list[dict]) -> None:
     axis.set_title("learning: mean, least and greatest of the seeds", fontsize=9)
     after = [value for net in nets for value in net["valid"][1:] or net["valid"]]
     axis.set_ylim(top=6 * max(after))  # room for the legend; what is above at the first point is soon within
-    axis.legend(fontsize=6.5, loc="upper right", ncols=2)
+    axis.legend(
+        fontsize=6, loc="upper right", ncols=2, handlelength=1.2, columnspacing=0.6, borderpad=0, handletextpad=0.3
+    )
     plain_ticks(axis)
 
 
@@ -158,12 +163,30 @@ def pca(axis: Axes, vectors: list[dict]) -> None:
     for at, (one, other) in enumerate(zip(vectors[::2], vectors[1::2], strict=True)):
         colour = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")[at % 4]
         axis.plot([one["x"], other["x"]], [one["y"], other["y"]], "-", color=colour, linewidth=1, alpha=0.6)
-        for point, marker in ((one, "o"), (other, "s")):
-            axis.plot(point["x"], point["y"], marker, color=colour, label=point["text"])
-    axis.margins(0.15)
+        for point, marker, size in ((one, "o", 9), (other, "s", 5)):
+            axis.plot(point["x"], point["y"], marker, color=colour, markersize=size, markerfacecolor="none")
+    axis.margins(0.1, 0.2)
     if not vectors:
         axis.text(0.5, 0.5, "no sentences for this data", ha="center", va="center", transform=axis.transAxes)
         axis.set_axis_off()
     else:
         axis.set(xlabel="first principal component", ylabel="second")
-        axis.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+        name(axis, vectors)
+
+
+def name(axis: Axes, points: list[dict]) -> None:
+    """The sentences, towards the middle from their points, one below the other, each joined to its own."""
+    (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
+    apart, y = 0.085 * (high - low), high
+    for point in sorted(points, key=lambda point: -point["y"]):
+        y = min(point["y"] + apart / 2, y - apart)
+        inwards = 0.1 * (right - left) * (1 if point["x"] < 0 else -1)
+        axis.annotate(
+            point["text"],
+            (point["x"], point["y"]),
+            (point["x"] + inwards, y),
+            fontsize=8,
+            ha="left" if point["x"] < 0 else "right",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "grey", "linewidth": 0.6, "shrinkB": 3},
+        )
