@@ -167,6 +167,9 @@ def test_rows_outlive_a_layer_that_fails(monkeypatch):
     assert rows[1]["failed"].startswith("GRU, Newton over 4 steps is not solved at once")
     low, high = rows[2]["quartiles"]
     assert 0 < low <= rows[2]["seconds"] <= high and len(told) == 3
+    monkeypatch.setattr(measuring, "in_turn", lambda calls, seconds: run(None, None))
+    rows = measuring.case(["convolution"], 4, 2, 1, 0.01, lambda: None)
+    assert rows[0]["failed"] == "RESOURCE_EXHAUSTED: out of memory"
 
 
 def test_a_layer_that_failed_is_left_out_of_what_is_judged_and_said_in_the_table():

@@ -102,7 +102,7 @@ def table(measurements: dict) -> dict:
         )
     for row in measurements["long"]:
         told = _failed(row) if "failed" in row else _long_numbers(row)
-        rows.append([row["width"], f"{row['steps']:,}", f"{row['layer']}, forward", "", *told])
+        rows.append([row["width"], f"{row['steps']:,}", f"{row['layer']}, forward, CPU", "", *told])
     for width, layer, other, from_where in crossings(measurements):
         rows.append([width, from_where, f"{layer}: faster than {other}", *[""] * 7])
     columns = [

@@ -1,6 +1,7 @@
 """What is measured of a layer: operations that wait for one another, seconds, memory, work."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -42,13 +43,21 @@ def case(names: Sequence[str], steps: int, width: int, batch: int, seconds: floa
         try:
             told, calls[name] = _measured(name, steps, width, batch)
         except (Refused, RuntimeError) as error:
-            told = {"failed": str(error).strip().split("\n")[0][:200]}
+            told = _failed(error)
         rows[name] |= told
         tell()
-    for name, times in in_turn(calls, seconds).items():
+    try:
+        taken = in_turn(calls, seconds)
+    except RuntimeError as error:
+        return [row | _failed(error) for row in rows.values()]
+    for name, times in taken.items():
         low, middle, high = np.percentile(times, (25, 50, 75)).tolist()
         rows[name] |= {"seconds": middle, "quartiles": [low, high], "calls": len(times)}
     return list(rows.values())
+
+
+def _failed(error: Exception) -> dict[str, str]:
+    return {"failed": str(error).strip().split("\n")[0][:200]}
 
 
 def _measured(name: str, steps: int, width: int, batch: int) -> tuple[dict, Callable]:
@@ -106,8 +115,9 @@ print(json.dumps({"seconds": seconds, "peak": peak, "iterations": solved(info, n
 
 
 def long_line(name: str, steps: int, width: int) -> dict:
-    """One line in a process of its own: seconds of a call after compiling, and the peak of the process's memory."""
+    """One line on the CPU in a process of its own: seconds of a call after compiling, and its peak of memory."""
     command = [sys.executable, "-c", LONG, name, str(steps), str(width)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    on_cpu = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=on_cpu)
     told = {"failed": done.stderr.strip()[-200:]} if done.returncode else json.loads(done.stdout.splitlines()[-1])
     return {"layer": name, "steps": steps, "width": width, **told}
