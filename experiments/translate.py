@@ -121,13 +121,18 @@ def translated(nets: list[Net], lines: list[str], options: Options) -> Iterator[
     answers = translate(nets, lines, width=options.beam, alpha=options.alpha)
     for line, hypotheses in zip(lines, answers, strict=True):
         if not options.best or not line.strip():
-            yield hypotheses[0].text if hypotheses else ""
+            yield on_one_line(hypotheses[0].text) if hypotheses else ""
         else:
             yield from map(scored, hypotheses[: options.best])
 
 
 def scored(hypothesis: Translation) -> str:
-    return f"{hypothesis.score:8.3f}  {hypothesis.text}"
+    return f"{hypothesis.score:8.3f}  {on_one_line(hypothesis.text)}"
+
+
+def on_one_line(text: str) -> str:
+    """Byte pairs may write the end of a line too."""
+    return " ".join(text.splitlines())
 
 
 if __name__ == "__main__":

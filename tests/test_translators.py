@@ -220,6 +220,11 @@ def test_the_command_translates_line_by_line(net, runs, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="line 2: the byte 0xff"):
         given(b"vier\n\xff\n", "--beam", "2")
     assert capsys.readouterr().out == said[0] + "\n"  # what came before is not lost
+    broken = translate.Translation("vier\r\nund\u2028zwanzig", -1.5)
+    with monkeypatch.context() as patched:
+        patched.setattr(translate, "translate", lambda nets, lines, **how: [[broken] for _ in lines])
+        assert given(b"vier\n") == ["vier und zwanzig"]
+        assert given(b"vier\n", "--best", "1") == ["  -1.500  vier und zwanzig"]
     for options, text, words in (
         (["--beam", "0"], b"", "--beam 0 keeps no hypothesis"),
         (["--best", "5", "--beam", "2"], b"", "--best 5 of a beam of 2"),

@@ -75,8 +75,8 @@ def rows(config: Any) -> list[Row]:
     told = [Row("forward", "lstm", False, 1, widest, 0.0, 26.17 if widest == 12 else None)]
     told += [
         Row("reversed", "lstm", True, nets, width, 0.0, PAPER.get((nets, width)))
-        for nets in (1, *config.ensembles)
-        for width in config.beams
+        for nets in sorted({1, *config.ensembles})
+        for width in sorted({*config.beams})
     ]
     for cell in config.beside:
         alpha = 0.6 if cell == "transformer" else 0.0  # Vaswani et al. 2017, section 6.1
