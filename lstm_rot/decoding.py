@@ -54,7 +54,7 @@ class _Search(NamedTuple):
     done: Hypotheses  # of samples, what is written so far; `words` and `log_p` are then None
 
 
-FEW = 16  # sentences: so many stay together until all have ended
+FEW = 4  # sentences: so many stay together until all have ended
 
 
 def _run(search: _Search, goes_on: Any, advance: Any, config: language_model.Config) -> Hypotheses:
@@ -93,7 +93,7 @@ def beam(
     word read first, and not returned; end: the one that ends a hypothesis, counted in its length. After `max_length`
     words a hypothesis ends as it stands. At each step the best `width` continuations are looked at: those that end are
     kept as done, and others take their places. A sentence's search ends as soon as nothing can beat what is done; when
-    at most half of more than 16 sentences go on, they do so without the others.
+    at most half of more than 4 sentences go on, they do so without the others.
 
     Raises ValueError, before any compilation, for no model, a Transformer's cache without room, begin and end outside
     the vocabulary, a width or a length below 1, and carries that differ in their batch or are of another config.

@@ -193,7 +193,7 @@ def test_scores_are_those_of_the_words_and_a_model_twice_is_one():
 @pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize(
     ("ends", "read"),
-    [([1] * 3, [3]), ([1] * 38, [38]), ([1] * 30 + [3] * 6 + [10] * 3 + [40], [40] + [10] * 39)],
+    [([1] * 3, [3]), ([1] * 38, [38]), ([1] * 30 + [3] * 6 + [10] * 3 + [40], [40] + [10] * 2 + [5] * 7 + [2] * 30)],
     ids=["few at once", "all at once", "one by one"],
 )
 def test_what_has_ended_costs_nothing(ends, read, sampled, monkeypatch):
