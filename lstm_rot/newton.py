@@ -34,7 +34,8 @@ class NotConverged(ArithmeticError):
 
 class Info(NamedTuple):
     """iterations: that were run. residual: the largest |s_t - step(s_{t-1}, x_t)| / (1 + |s_t|) of the result.
-    correction: the largest |d_t| / (1 + |s_t|) of the last iteration, about what the states were off by before it.
+    correction: the largest |d_t| / max(1, |s_t|) of the last iteration, |s_t| being a sequence's largest unit in that
+    cell: about what the states were off by before it.
     """
 
     iterations: Int[Array, ""]
@@ -139,7 +140,7 @@ class Newton:
         """The states, and the `Info` of what happened, all floating, as custom_root asks for it."""
         if line.affine:
             _, states, _ = Newton.improve(self, line, guess, ())
-            size, excess = line.sizes(residual(states), states, line.allowed)
+            size, excess = line.sizes(residual(states), _around(states), line.allowed)
             bound = 1 + log2(line.length)  # the scan rounds so often
             return states, (jnp.ones_like(size), size, jnp.zeros_like(size), (excess <= bound).astype(line.dtype))
 
@@ -153,13 +154,20 @@ class Newton:
             states, _, _, done, known, stuck = at
             wrong, better, known = self.improve(line, states, known)
             stuck = jnp.where(line.breaks(wrong, states), stuck + 1, 0)
-            correction = line.sizes(_minus(better, states), states, line.near)
-            return better, (states, line.sizes(wrong, states, line.allowed)), correction, done + 1, known, stuck
+            correction = line.sizes(_minus(better, states), jax.tree.map(_largest, states), line.near)
+            return (
+                better,
+                (states, line.sizes(wrong, _around(states), line.allowed)),
+                correction,
+                done + 1,
+                known,
+                stuck,
+            )
 
         unknown = (jnp.asarray(jnp.inf, line.dtype),) * 2
         begin = guess, (guess, unknown), unknown, jnp.int32(0), self.begin(line), jnp.int32(0)
         states, before, (correction, off), done, _, _ = jax.lax.while_loop(go_on, body, begin)
-        now = states, line.sizes(residual(states), states, line.allowed)
+        now = states, line.sizes(residual(states), _around(states), line.allowed)
         worse = now[1][1] > before[1][1]  # where a line amplifies, the last solve does too, what was rounded
         states, (size, excess) = jax.tree.map(partial(jnp.where, worse), before, now)
         converged = (excess <= 1) & ((off <= 1) | (done >= line.length))
@@ -322,12 +330,12 @@ class Line(NamedTuple):
 
         return jax.tree.map(of, self.init)
 
-    def sizes(self, wrong: Any, states: Any, allowed: Callable[[Array], float]) -> tuple[Array, Array]:
-        """The largest |wrong| / (1 + |s|), and in units of what is allowed of each leaf: 1 or less has converged."""
+    def sizes(self, wrong: Any, scales: Any, allowed: Callable[[Array], float]) -> tuple[Array, Array]:
+        """The largest |wrong| / scale, and in units of what is allowed of each leaf: 1 or less has converged."""
         size, excess = [], []
-        leaves = zip(jax.tree.leaves(wrong), jax.tree.leaves(states), self.leaves, strict=True)
-        for w, s, leaf in leaves:
-            largest = jnp.max(jnp.abs(w) / (1 + jnp.abs(s)), initial=0.0)
+        leaves = zip(jax.tree.leaves(wrong), jax.tree.leaves(scales), self.leaves, strict=True)
+        for w, scale, leaf in leaves:
+            largest = jnp.max(jnp.abs(w) / scale, initial=0.0)
             size.append(jnp.where(jnp.isfinite(largest), largest, jnp.inf))
             excess.append(size[-1] / allowed(leaf))
         return jnp.stack(size).max(), jnp.nan_to_num(jnp.stack(excess), nan=0.0, posinf=jnp.inf).max()
@@ -540,6 +548,16 @@ def _inverse(a: Array) -> Array:
 
     both = jnp.concatenate([a, jnp.broadcast_to(jnp.eye(len(rows), dtype=a.dtype), a.shape)], -1)
     return jax.lax.fori_loop(0, len(rows), eliminated, both)[..., len(rows) :]
+
+
+def _around(states: Any) -> Any:
+    """What a residual is measured by."""
+    return jax.tree.map(lambda s: 1 + jnp.abs(s), states)
+
+
+def _largest(s: Array) -> Array:
+    """What a correction is measured by: the largest unit of each cell and sequence, at least 1."""
+    return jnp.abs(s).max(-1, keepdims=True, initial=1.0) if s.ndim > 1 else jnp.maximum(jnp.abs(s), 1)
 
 
 def _minus(a: Any, b: Any) -> Any:
