@@ -115,9 +115,9 @@ class Newton:
         """What the group is solved as."""
         return [group]
 
-    def blocks(self, line: "Line", linear: Callable) -> list[Array]:
+    def blocks(self, line: "Line", linear: Callable, zero: Array) -> list[Array]:
         """The Jacobians of each group, [T, *axes, n, n], by the linear function d -> d_t - J_t d_{t-1}."""
-        return [line.blocks(group, linear) for group in line.groups]
+        return [line.blocks(group, linear, zero) for group in line.groups]
 
     def most(self, line: "Line") -> int:
         """How many iterations may be run."""
@@ -130,7 +130,7 @@ class Newton:
     def improve(self, line: "Line", states: Any, known: Any) -> tuple[Any, Any, Any]:
         """One iteration: s_t - step(s_{t-1}) of the given states, better states, and what the next is to know."""
         wrong, linear, put_right = line.linearized(states)
-        return wrong, put_right(line.solve(self.blocks(line, linear), wrong)), known
+        return wrong, put_right(line.solve(self.blocks(line, linear, _zero(wrong)), wrong)), known
 
     def refined(self, line: "Line", linear: Callable, solve: Callable, b: Any) -> Any:
         """d where linear(d) = b."""
@@ -154,7 +154,7 @@ class Newton:
             states, _, _, done, known, stuck = at
             wrong, better, known = self.improve(line, states, known)
             stuck = jnp.where(line.breaks(wrong, states), stuck + 1, 0)
-            correction = line.sizes(_minus(better, states), jax.tree.map(_largest, states), line.near)
+            correction = line.sizes(_units(_minus(better, states)), _units(states, 1), line.near)
             return (
                 better,
                 (states, line.sizes(wrong, _around(states), line.allowed)),
@@ -175,7 +175,7 @@ class Newton:
 
     def _tangents(self, line: "Line", linear: Callable, b: Any) -> Any:
         """d where linear(d) = b: by an affine scan, and in the gradient by a reverse one."""
-        blocks = self.blocks(line, linear)
+        blocks = self.blocks(line, linear, jnp.zeros((), line.dtype))
 
         def way(back: bool) -> Callable[[Callable, Any], Any]:
             return lambda apply, b: self.refined(line, apply, partial(line.solve, blocks, back=back), b)
@@ -201,8 +201,8 @@ class DiagonalNewton(Newton):
             units.append(Group(leaves, axes, group.affine and axes == group.axes))
         return units
 
-    def blocks(self, line: "Line", linear: Callable) -> list[Array]:
-        return [line.diagonals(group, linear) for group in line.groups]
+    def blocks(self, line: "Line", linear: Callable, zero: Array) -> list[Array]:
+        return [line.diagonals(group, linear, zero) for group in line.groups]
 
     def refined(self, line: "Line", linear: Callable, solve: Callable, b: Any) -> Any:
         def wrong(d: Any) -> tuple[Any, Array]:
@@ -254,7 +254,7 @@ class DampedNewton(Newton):
             slight = known < jnp.finfo(line.dtype).eps  # the smoother would only round
             return jax.lax.cond(slight, affine, lambda a, b: smoothed(a, b, known), blocks, b)
 
-        d = line.by_group(correction, self.blocks(line, linear), wrong)
+        d = line.by_group(correction, self.blocks(line, linear, _zero(wrong)), wrong)
         return wrong, put_right(d), known / FALL
 
 
@@ -430,32 +430,33 @@ class Line(NamedTuple):
         """d_t - J_t d_{t-1} = b_t; back: the transposed, d_t - J_{t+1}^T d_{t+1} = b_t."""
         return self.by_group(partial(affine, back=back), blocks, b)
 
-    def blocks(self, group: Group, linear: Callable) -> Array:
+    def blocks(self, group: Group, linear: Callable, zero: Array) -> Array:
         """The Jacobians [T, *axes, n, n]: linear's answers to each direction of a state, taken everywhere at once."""
         columns = []
         for k in group.leaves:
             rest = self._rest(group.axes, k)
-            ones = jnp.eye(prod(rest), dtype=self.dtype).reshape(prod(rest), 1, *rest)
+            ones = zero + jnp.eye(prod(rest), dtype=self.dtype).reshape(prod(rest), 1, *rest)
             directions = jnp.broadcast_to(ones, (prod(rest), self.length, *self.leaves[k].shape))
-            answers = jax.vmap(lambda d, k=k: self.packed(group, linear(self._alone(k, d))))(directions)
+            answers = jax.vmap(lambda d, k=k: self.packed(group, linear(self._alone(k, d, zero))))(directions)
             columns.append(jnp.moveaxis(answers, 0, -1))
         made = jnp.concatenate(columns, -1)
         return jnp.eye(made.shape[-1], dtype=self.dtype) - made
 
-    def diagonals(self, group: Group, linear: Callable) -> Array:
+    def diagonals(self, group: Group, linear: Callable, zero: Array) -> Array:
         """The same of each place alone [T, *axes, n, n], n leaves: one direction after another, each thrown away."""
         return jnp.eye(len(group.leaves), dtype=self.dtype) - jnp.stack(
-            [self._diagonal(group, k, linear) for k in group.leaves], -1
+            [self._diagonal(group, k, linear, zero) for k in group.leaves], -1
         )
 
-    def _diagonal(self, group: Group, k: int, linear: Callable) -> Array:
+    def _diagonal(self, group: Group, k: int, linear: Callable, zero: Array) -> Array:
         """linear's answers, at each place of the group's leaves, to that place of leaf k."""
         rest = self._rest(self.axes[k], k)
 
         def add(total: Array, place: Array) -> tuple[Array, None]:
             here = (jnp.arange(prod(rest)) == place).reshape(rest)
             direction = jnp.broadcast_to(here.astype(self.dtype), (self.length, *self.leaves[k].shape))
-            return total + jnp.where(here[..., None], self.packed(group, linear(self._alone(k, direction))), 0), None
+            answer = self.packed(group, linear(self._alone(k, direction, zero)))
+            return total + jnp.where(here[..., None], answer, 0), None
 
         begin = jnp.zeros((self.length, *self.leaves[k].shape, len(group.leaves)), self.dtype)
         return jax.lax.scan(add, begin, jnp.arange(prod(rest)))[0]
@@ -464,9 +465,9 @@ class Line(NamedTuple):
         """Leaf k's shape, 1 along these axes."""
         return tuple(1 if axis in axes else size for axis, size in enumerate(self.leaves[k].shape))
 
-    def _alone(self, k: int, leaf: Array) -> Any:
+    def _alone(self, k: int, leaf: Array, zero: Array) -> Any:
         """The tree of states that is zero but in leaf k."""
-        leaves = [jnp.zeros((self.length, *other.shape), self.dtype) for other in self.leaves]
+        leaves = [jnp.broadcast_to(zero, (self.length, *other.shape)) for other in self.leaves]
         leaves[k] = leaf
         return jax.tree.unflatten(jax.tree.structure(self.init), leaves)
 
@@ -555,9 +556,22 @@ def _around(states: Any) -> Any:
     return jax.tree.map(lambda s: 1 + jnp.abs(s), states)
 
 
-def _largest(s: Array) -> Array:
-    """What a correction is measured by: the largest unit of each cell and sequence, at least 1."""
-    return jnp.abs(s).max(-1, keepdims=True, initial=1.0) if s.ndim > 1 else jnp.maximum(jnp.abs(s), 1)
+def _units(states: Any, least: int = 0) -> Any:
+    """The size of the largest unit of each cell and sequence, at least `least`."""
+
+    def largest(s: Array) -> Array:
+        return jnp.maximum(jnp.abs(s).max(-1, initial=0.0) if s.ndim > 1 else jnp.abs(s), least)
+
+    return jax.tree.map(largest, states)
+
+
+def _zero(wrong: Any) -> Array:
+    """0, but not to XLA, which would keep what the weights make of it in all cells from iteration to iteration.
+
+    wrong: of the states, which change with the iterations.
+    """
+    some = next(leaf for leaf in jax.tree.leaves(wrong) if leaf.size)
+    return jnp.minimum(jnp.abs(jnp.nan_to_num(jnp.ravel(some)[0])), 0)
 
 
 def _minus(a: Any, b: Any) -> Any:
