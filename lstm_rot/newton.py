@@ -51,12 +51,12 @@ class Newton:
     iterations: at most so many; None: the line's length, for each iteration mends at least one cell more from the first
     on. tol: the residual and the correction (see `Info`) that it has converged at; None: for each of the carry's leaves
     a residual of 16 roundings of its dtype, 2 where that has 16 bits, and a correction of 1e-6 in float32 and 1e-12 in
-    float64. A line that amplifies, as a chaotic one, makes much of a small residual: its corrections stay large, and it
-    has converged after as many iterations as it has cells, each then computed from the one before it. otherwise: what
-    becomes of a line that does not converge: "raise" raises
-    `NotConverged` when it has run (in a jitted function `jax.errors.JaxRuntimeError`, which names it), its results and
-    gradients nan; "sequential" runs it cell by cell instead (always, under `vmap` over whole lines). A line is given up
-    before its iterations are, where a step gives what is not finite though all cells before it are solved.
+    float64. A chaotic line makes much of a small residual: its corrections stay large, and it has converged after about
+    as many iterations as it has cells, each then computed from the one before it (as by a loop that rounds alike: one
+    whose products round otherwise is soon elsewhere). otherwise: what becomes of a line that does not converge: "raise"
+    raises `NotConverged` when it has run (in a jitted function `jax.errors.JaxRuntimeError`, which names it), its
+    results and gradients nan; "sequential" runs it cell by cell instead (always, under `vmap` over whole lines). A line
+    is given up before its iterations are, where a step gives what is not finite though all cells before it are solved.
 
     What its Jacobians look like is read from the step (`lstm_rot.sparsity`): a state of D entries that all act on each
     other costs O(T D^2) memory and O(T D^3) work, for each sequence of a batch; a diagonal recurrence costs O(T D).
