@@ -208,14 +208,14 @@ CLAIMS = {
             "PARA25",
             "An LSTM whose units see themselves alone is run in parallel by three iterations of Newton's method, many "
             "times as fast as naively step by step.",
-            "ParaRNN, 2025",
+            "ParaRNN, Danieli et al. 2025",
             "3 iterations; up to 665 times",
         ),
         Claim(
             "FLASH24",
             "Fused kernels run recurrent nets many times as fast as a framework's own loop; of a plain dense LSTM "
             "cuDNN's remain the fastest.",
-            "FlashRNN, 2024",
+            "FlashRNN, Pöppel et al. 2024",
             "50 times over vanilla PyTorch; slower than cuDNN for a plain dense LSTM",
         ),
         Claim(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from math import ceil, inf, log, log2, prod
+from math import ceil, inf, log, log2, prod, sqrt
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -34,8 +34,8 @@ class NotConverged(ArithmeticError):
 
 class Info(NamedTuple):
     """iterations: that were run. residual: the largest |s_t - step(s_{t-1}, x_t)| / (1 + |s_t|) of the result.
-    correction: the largest |d_t| / max(1, |s_t|) of the last iteration, |s_t| being a sequence's largest unit in that
-    cell: about what the states were off by before it.
+    correction: the largest |d_t| / max(1, |s_t|) of the last iteration, both the largest along the last axis: about
+    what the states were off by before it; 0 where one iteration is exact.
     """
 
     iterations: Int[Array, ""]
@@ -51,12 +51,13 @@ class Newton:
     iterations: at most so many; None: the line's length, for each iteration mends at least one cell more from the first
     on. tol: the residual and the correction (see `Info`) that it has converged at; None: for each of the carry's leaves
     a residual of 16 roundings of its dtype, 2 where that has 16 bits, and a correction of 1e-6 in float32 and 1e-12 in
-    float64. A chaotic line makes much of a small residual: its corrections stay large, and it has converged after about
-    as many iterations as it has cells, each then computed from the one before it (as by a loop that rounds alike: one
-    whose products round otherwise is soon elsewhere). otherwise: what becomes of a line that does not converge: "raise"
-    raises `NotConverged` when it has run (in a jitted function `jax.errors.JaxRuntimeError`, which names it), its
-    results and gradients nan; "sequential" runs it cell by cell instead (always, under `vmap` over whole lines). A line
-    is given up before its iterations are, where a step gives what is not finite though all cells before it are solved.
+    float64, or where it is more what one rounding a cell adds up to, eps sqrt(length). A chaotic line makes much of a
+    small residual: its corrections stay large, and it has converged after about as many iterations as it has cells,
+    each then computed from the one before it (as by a loop that rounds alike: one whose products round otherwise is
+    soon elsewhere). otherwise: what becomes of a line that does not converge: "raise" raises `NotConverged` when it has
+    run (in a jitted function `jax.errors.JaxRuntimeError`, which names it), its results and gradients nan; "sequential"
+    runs it cell by cell instead (always, under `vmap` over whole lines). A line is given up before its iterations are,
+    where a step gives what is not finite though all cells before it are solved.
 
     What its Jacobians look like is read from the step (`lstm_rot.sparsity`): a state of D entries that all act on each
     other costs O(T D^2) memory and O(T D^3) work, for each sequence of a batch; a diagonal recurrence costs O(T D).
@@ -119,9 +120,9 @@ class Newton:
         """The Jacobians of each group, [T, *axes, n, n], by the linear function d -> d_t - J_t d_{t-1}."""
         return [line.blocks(group, linear, zero) for group in line.groups]
 
-    def most(self, line: "Line") -> int:
-        """How many iterations may be run."""
-        return self.iterations or line.length
+    def surely(self, line: "Line") -> int:
+        """After how many iterations each cell is computed from the one before it."""
+        return line.length
 
     def begin(self, line: "Line") -> Any:
         """What one iteration knows from the one before it, beside the states."""
@@ -144,7 +145,7 @@ class Newton:
             bound = 1 + log2(line.length)  # the scan rounds so often
             return states, (jnp.ones_like(size), size, jnp.zeros_like(size), (excess <= bound).astype(line.dtype))
 
-        most = self.most(line)
+        most = self.iterations or self.surely(line)
 
         def go_on(at: tuple) -> Array:
             _, (_, (_, excess)), (_, off), done, _, stuck = at
@@ -170,7 +171,7 @@ class Newton:
         now = states, line.sizes(residual(states), _around(states), line.allowed)
         worse = now[1][1] > before[1][1]  # where a line amplifies, the last solve does too, what was rounded
         states, (size, excess) = jax.tree.map(partial(jnp.where, worse), before, now)
-        converged = (excess <= 1) & ((off <= 1) | (done >= line.length))
+        converged = (excess <= 1) & ((off <= 1) | (done >= self.surely(line)))
         return states, (done.astype(line.dtype), size, correction, converged.astype(line.dtype))
 
     def _tangents(self, line: "Line", linear: Callable, b: Any) -> Any:
@@ -240,9 +241,9 @@ class DampedNewton(Newton):
         if not 0 < self.damping < inf:
             raise ValueError(f"damping={self.damping}: give a number above 0; Newton() is without")
 
-    def most(self, line: "Line") -> int:
+    def surely(self, line: "Line") -> int:
         rounds = log(self.damping / float(jnp.finfo(line.dtype).eps), FALL)
-        return self.iterations or line.length + max(ceil(rounds), 0) + 1
+        return line.length + max(ceil(rounds), 0) + 1
 
     def begin(self, line: "Line") -> Array:
         return jnp.asarray(self.damping, line.dtype)
@@ -357,8 +358,10 @@ class Line(NamedTuple):
 
     def near(self, leaf: Array) -> float:
         """The correction that has converged."""
-        bits = jnp.finfo(leaf.dtype).bits
-        return self.allowed(leaf) if self.tol is not None or bits <= 16 else 1e-6 if bits == 32 else 1e-12
+        info = jnp.finfo(leaf.dtype)
+        if self.tol is not None or info.bits <= 16:
+            return self.allowed(leaf)
+        return max(1e-6 if info.bits == 32 else 1e-12, float(info.eps) * sqrt(self.length))
 
     def linearized(self, states: Any) -> tuple[Any, Callable, Callable]:
         """What is wrong, s_t - f_t with f_t = step(s_{t-1}); the linear d -> d_t - J_t d_{t-1}; and d -> s - d.
@@ -557,7 +560,7 @@ def _around(states: Any) -> Any:
 
 
 def _units(states: Any, least: int = 0) -> Any:
-    """The size of the largest unit of each cell and sequence, at least `least`."""
+    """The largest size along the last axis, that of the units, at least `least`."""
 
     def largest(s: Array) -> Array:
         return jnp.maximum(jnp.abs(s).max(-1, initial=0.0) if s.ndim > 1 else jnp.abs(s), least)
@@ -590,7 +593,8 @@ def _inexact(leaf: Any) -> bool:
 def _complain(schedule: Newton, length: int, info: Info) -> None:
     if not info.converged:
         raise NotConverged(
-            f"{schedule}: a line of {length} cells has the residual {info.residual:.2g} after {info.iterations} "
-            "iterations; allow more, or a larger tol, try DampedNewton, or fall back: otherwise='sequential' (inf: a "
-            "step is not finite; one affine in its state gets one iteration)"
+            f"{schedule}: a line of {length} cells has the residual {info.residual:.2g} and the correction "
+            f"{info.correction:.2g} after {info.iterations} iterations; allow more, or a larger tol, try DampedNewton, "
+            "or fall back: otherwise='sequential' (inf: a step is not finite; one affine in its state gets one "
+            "iteration)"
         )

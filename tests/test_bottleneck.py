@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import assert_close, compiled
 from jaxlib import gpu_rnn
+from matplotlib import pyplot as plt
 from rich.progress import Progress
 
 from experiments import bottleneck, harness, newton
@@ -167,9 +168,22 @@ def test_rows_outlive_a_layer_that_fails(monkeypatch):
     assert rows[1]["failed"].startswith("GRU, Newton over 4 steps is not solved at once")
     low, high = rows[2]["quartiles"]
     assert 0 < low <= rows[2]["seconds"] <= high and len(told) == 3
-    monkeypatch.setattr(measuring, "in_turn", lambda calls, seconds: run(None, None))
-    rows = measuring.case(["convolution"], 4, 2, 1, 0.01, lambda: None)
-    assert rows[0]["failed"] == "RESOURCE_EXHAUSTED: out of memory"
+
+
+def test_a_call_that_fails_amid_the_rounds_stops_alone():
+    calls = iter([None, ValueError("one too many\nof them")])
+
+    def sometimes():
+        if error := next(calls):
+            raise error
+
+    failed = {}
+    times = measuring.in_turn({"a": sometimes, "b": lambda: None}, 0.0, failed=failed)
+    assert {name: len(each) for name, each in times.items()} == {"b": 5}
+    assert list(failed) == ["a"] and str(failed["a"]).startswith("one too many")
+    calls = iter([ValueError("one too many")])
+    with pytest.raises(ValueError, match="one too many"):
+        measuring.in_turn({"a": sometimes}, 0.0)
 
 
 def test_a_layer_that_failed_is_left_out_of_what_is_judged_and_said_in_the_table():
@@ -179,6 +193,9 @@ def test_a_layer_that_failed_is_left_out_of_what_is_judged_and_said_in_the_table
     assert "4,096" not in judging.bottleneck(measurements).ours
     rows = bottleneck.table(measurements)["rows"]
     assert [row[4] for row in rows if "failed" in str(row[4])] == ["failed: no memory", "failed: no"]
+    everything = [{**row, "failed": "no memory"} for row in measurements["rows"]]
+    for rows in (measurements["rows"], everything):
+        plt.close(bottleneck.draw({"measurements": measurements | {"rows": rows}}))
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,19 @@ def test_a_line_has_not_converged_while_its_corrections_are_large(gain, dtype):
     assert early.residual < 16 * jnp.finfo(dtype).eps
 
 
+def test_a_long_line_that_forgets_nothing_takes_few_iterations():
+    """Its roundings add up as a random walk: corrections no smaller than that are not waited for."""
+
+    def step(s, x):
+        s = s + 0.1 * jnp.tanh(x + 0.01 * jnp.sin(s))
+        return s, s
+
+    xs = normal("float32", 8192, 4)
+    _, (ys, info) = jax.jit(lambda xs: newton_with_info(step, jnp.zeros(4, "float32"), xs, len(xs)))(xs)
+    assert info.converged and info.iterations <= 10
+    assert_close(ys, jax.lax.scan(step, jnp.zeros(4, "float32"), xs)[1], "float32", 1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "oracle"),
     [("diagonal", reference.diagonal_lstm), ("minlstm", reference.minlstm), ("mlstm", reference.mlstm)],

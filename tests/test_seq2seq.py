@@ -251,7 +251,7 @@ def test_wrong_calls():
         lambda: seq2seq.losses(params, pair[0][:2], pair[1], config=config): "source has 2 examples, target 3",
         lambda: seq2seq.losses(
             params, *pair, config=config, source_lengths=[7, 1, 1]
-        ): r"lengths\[0\] = 7 .* the words of source",
+        ): r"source_lengths\[0\] = 7 .* the words of source",
         lambda: seq2seq.losses(
             params, *pair, config=config, target_lengths=[1, 9, 1]
         ): r"target_lengths\[1\] = 9 is outside 0..5, the words of target",

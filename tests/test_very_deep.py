@@ -124,7 +124,7 @@ def test_a_depth_that_is_none_is_refused(tmp_path):
 
 def test_a_device_on_which_nobody_trains_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(of_worker, "BEGIN", "raise SystemExit('no such device')")
-    with pytest.raises(SystemExit, match=r"very_deep: --device gpu: no library trains on it: .*no such device"):
+    with pytest.raises(SystemExit, match=r"very_deep: --device gpu: no library trains on it \(ours: .*no such device"):
         harness.main(very_deep.EXPERIMENT, ["--device", "gpu", "--results", str(tmp_path)])
 
 

@@ -59,6 +59,8 @@ def _what(measurements: dict) -> str:
     """Where, and of how many calls."""
     rows = [row for row in measurements["rows"] if "failed" not in row]
     calls = [row["calls"] for row in rows]
+    if not rows:
+        return f"{measurements['device']}: every layer failed"
     return (
         f"One layer, float32, a batch of {rows[0]['batch']}, {measurements['device']}; medians "
         f"{'and quartiles ' * any('quartiles' in row for row in rows)}of {min(calls)} to {max(calls)} training steps"
@@ -67,9 +69,10 @@ def _what(measurements: dict) -> str:
 
 def _growth(axis: Any, measurements: dict, width: int) -> None:
     """How numbers grow as T, as log T and not at all."""
-    rows = line_of(measurements, "LSTM", width)
-    steps = np.array([row["steps"] for row in rows])
-    few = line_of(measurements, "attention", width)[0]["depth"]
+    rows, others = line_of(measurements, "LSTM", width), line_of(measurements, "attention", width)
+    if not rows or not others:
+        return
+    steps, few = np.array([row["steps"] for row in rows]), others[0]["depth"]
     guides = {"T": 2 * rows[0]["depth"] * steps / steps[0], "log T": 2.5 * few * np.log(steps) / np.log(steps[0])}
     for label, values in (guides | {"constant": np.full(len(steps), few / 2)}).items():
         axis.plot(steps, values, color="0.6", linewidth=0.8)
@@ -113,7 +116,7 @@ def _line(axis: Any, layer: str, rows: list[dict], name: str, unit: float, label
 def _logarithmic(axis: Any) -> None:
     axis.set(xscale="log", yscale="log")
     named: list[int] = []
-    for at in sorted({int(x) for line in axis.lines[:-1] for x in line.get_xdata()}, reverse=True):
+    for at in sorted({int(x) for line in axis.lines for x in line.get_xdata() if x > 1}, reverse=True):
         named += [at] * (not named or at * APART <= named[-1])
     axis.set_xticks(named, [f"{at:,}" for at in named], fontsize=7)
     axis.xaxis.set_minor_locator(NullLocator())

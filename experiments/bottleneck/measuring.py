@@ -17,6 +17,8 @@ from experiments.harness import Refused
 from lstm_rot.training.cost import flops
 from lstm_rot.training.hlo import Program
 
+FAILURES = Refused, RuntimeError, ValueError  # of one layer, which the others outlive
+
 
 def training_step(name: str, key: Any, steps: int, width: int, batch: int) -> tuple[Callable, tuple]:
     """A compiled loss and gradient (loss, Newton's Info, gradients) of the layer, and the arguments of its call."""
@@ -37,26 +39,23 @@ def case(names: Sequence[str], steps: int, width: int, batch: int, seconds: floa
     A layer that fails, for lack of memory or because its line is not solved, has "failed" in its row, the reason, and
     no numbers.
     """
+    where = {"steps": steps, "width": width, "batch": batch}
     rows, calls = {}, {}
     for name in names:
-        rows[name] = {"layer": name, "steps": steps, "width": width, "batch": batch}
         try:
-            told, calls[name] = _measured(name, steps, width, batch)
-        except (Refused, RuntimeError) as error:
-            told = _failed(error)
-        rows[name] |= told
+            rows[name], calls[name] = _measured(name, steps, width, batch)
+        except FAILURES as error:
+            rows[name] = _failed(error)
         tell()
-    try:
-        taken = in_turn(calls, seconds)
-    except RuntimeError as error:
-        return [row | _failed(error) for row in rows.values()]
-    for name, times in taken.items():
+    failed: dict[str, Exception] = {}
+    for name, times in in_turn(calls, seconds, failed=failed).items():
         low, middle, high = np.percentile(times, (25, 50, 75)).tolist()
         rows[name] |= {"seconds": middle, "quartiles": [low, high], "calls": len(times)}
-    return list(rows.values())
+    rows |= {name: _failed(error) for name, error in failed.items()}
+    return [{"layer": name, **where, **row} for name, row in rows.items()]
 
 
-def _failed(error: Exception) -> dict[str, str]:
+def _failed(error: Exception) -> dict[str, Any]:
     return {"failed": str(error).strip().split("\n")[0][:200]}
 
 
@@ -84,17 +83,34 @@ def _work(name: str, width: int, xs: Any) -> float:
     return float(flops(layer.run, p, xs))
 
 
-def in_turn(calls: dict[str, Callable], seconds: float, *, least: int = 5, most: int = 200) -> dict[str, list[float]]:
-    """The seconds of each call, one round after another, so that what slows the machine slows all."""
+def in_turn(
+    calls: dict[str, Callable],
+    seconds: float,
+    *,
+    least: int = 5,
+    most: int = 200,
+    failed: dict[str, Exception] | None = None,
+) -> dict[str, list[float]]:
+    """The seconds of each call, one round after another, so that what slows the machine slows all.
+
+    failed: takes those that fail, which are then called no more; None: it raises.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     begun = time.perf_counter()
     for number in range(most):
         if number >= least and time.perf_counter() - begun > seconds:
             break
-        for name, call in calls.items():
+        for name in list(times):
             start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
+            try:
+                calls[name]()
+            except FAILURES as error:
+                if failed is None:
+                    raise
+                failed[name] = error
+                del times[name]
+            else:
+                times[name].append(time.perf_counter() - start)
     return times
 
 

@@ -116,16 +116,15 @@ EXPERIMENT = Experiment(
     run=run,
     judge=judge,
     draw=draw,
-    caption="Left: blocks of convolutional nets; right, by the same functions: time steps of recurrent nets. From the "
-    "top: test error without one cell, against its place (along time, where it hardly moves, its rise; faded: shorter "
-    "nets; rings: blocks that halve the maps, whose option-A shortcut stays); with ever more cells deleted at random; "
-    "with "
-    "pairs of like cells exchanged (along time: their inputs), against the rank correlation of the order; the norm of "
-    "the loss's gradient at the line's first stream and memory along random paths through k of the cells (mean of the "
-    "logarithm, 10% to 90% of the paths); and what all paths of a length carry: their number times the mean norm, "
-    "over the sum for all lengths. Norms add up only as an upper bound: paths may cancel. Grey: that length's share "
-    "of the number of paths. "
-    "Shaded: the paper's lengths, 5 to 17 of 54 blocks, as a share of the cells. A net that keeps nothing has a single "
-    "path, through all. Bands: the seeds, and the random choices of cells.",
+    caption="Left: blocks of convolutional nets; right, by the same functions: time steps of recurrent nets. From the top: "
+    "test error without one cell, against its place (along time, where it hardly moves, its rise; faded: shorter "
+    "nets; rings: blocks that halve the maps, whose option-A shortcut stays); with ever more cells deleted at random;"
+    " with pairs of like cells exchanged (along time: their inputs), against the rank correlation of the order; the "
+    "norm of the loss's gradient at the line's first stream and memory along random paths through k of the cells "
+    "(mean of the logarithm, 10% to 90% of the paths); and what all paths of a length carry: their number times the "
+    "mean norm, over the sum for all lengths. Norms add up only as an upper bound: paths may cancel. Grey: that "
+    "length's share of the number of paths. Shaded: the paper's lengths, 5 to 17 of 54 blocks, as a share of the "
+    "cells. A net that keeps nothing has a single path, through all. Bands: the seeds, and the random choices of "
+    "cells.",
     table=table,
 )

@@ -105,7 +105,8 @@ def run(config: Config, progress: Progress) -> dict:
             patience=config.patience,
         )
         if case.part == "rate" and not rates_of(told):
-            raise Refused(f"--device {case.device}: no library trains on it: {told['failed'] | told['left_out']}")
+            why = "; ".join(f"{name}: {reason}" for name, reason in (told["failed"] | told["left_out"]).items())
+            raise Refused(f"--device {case.device}: no library trains on it ({why})")
         if case.part == "rate" and case.device != "cpu" and OURS in rates_of(told):
             told["cost"] = cost(case, config.patience)
         results.append(told | {"left_out": left_out | told["left_out"], "patience": config.patience})

@@ -7,7 +7,7 @@ a whole row of them.
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from math import sqrt
+from math import prod, sqrt
 from typing import Any, NamedTuple
 
 import jax
@@ -174,8 +174,8 @@ def loss(
     returns it. key: dropout draws from it. schedule, implementation: the body's, as in `apply`. smoothing: the share e
     of the loss that is the mean of -log p over all words (label smoothing, Szegedy et al. 2016): (1 - e) (-log p(word))
     + e / V sum over v of -log p(v). block: about how many logits are computed at once, on all devices together; after
-    each the gradient of `out` is summed over the mesh axis `data`. None: for each device BLOCK, a CPU what its cache
-    holds.
+    each the gradient of `out` is summed over the mesh axis `data`. None: BLOCK for each device of the axes `data` and
+    `model`, of a CPU what its cache holds.
 
     Differentiable in reverse; `jax.jvp` of it, but not of its gradient, is a TypeError. Raises ValueError as `apply`
     does, for examples of fewer than two words, lengths outside 0..N, a smoothing outside [0, 1), and a block below 1.
@@ -228,8 +228,8 @@ def checked(
     if block is not None and block < 1:
         raise ValueError(f"block={block}: compute at least one logit at once")
     mesh = jax.sharding.get_abstract_mesh()
-    devices = 1 if mesh.empty else mesh.size
-    return lengths, block or devices * (CACHED if compiled_for()[0] == "cpu" else BLOCK)
+    over = {"data", "model"} & {*mesh.axis_names} - {*mesh.manual_axes}  # of which each device has its share of logits
+    return lengths, block or prod(mesh.shape[name] for name in over) * (CACHED if compiled_for()[0] == "cpu" else BLOCK)
 
 
 STATIC = ("config", "smoothing", "block", "schedule", "implementation")

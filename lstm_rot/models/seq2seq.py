@@ -208,11 +208,13 @@ def _predicting(
     checks.like("params", params, _shapes(config))
     how: dict = {"config": config.decoder, "lengths": target_lengths, "smoothing": smoothing, "block": block}
     language_model.checked(params.decoder, target, **how, names=("target", "target_lengths"))
+    lengths = checks.whole(source_lengths)
+    checks.lengths_in(lengths, *jnp.shape(source), name="source_lengths", of="the words of source")
     if jnp.shape(source)[0] != jnp.shape(target)[0]:
         raise ValueError(f"source has {jnp.shape(source)[0]} examples, target {jnp.shape(target)[0]}: give pairs")
     keys = (None, None) if key is None else tuple(jax.random.fold_in(key, part) for part in range(2))
     run: dict = {"schedule": schedule, "implementation": implementation}
-    carry = encode(params, source.T, config=config, lengths=source_lengths, key=keys[0], **run)
+    carry = encode(params, source.T, config=config, lengths=lengths, key=keys[0], **run)
     return what(params.decoder, target, carry=carry, key=keys[1], **how, **run)
 
 
