@@ -116,8 +116,8 @@ EXPERIMENT = Experiment(
     run=run,
     judge=judge,
     draw=draw,
-    caption="Left: blocks of convolutional nets; right, by the same functions: time steps of recurrent nets. From the top: "
-    "test error without one cell, against its place (along time, where it hardly moves, its rise; faded: shorter "
+    caption="Left: blocks of convolutional nets; right, by the same functions: time steps of recurrent nets. From the "
+    "top: test error without one cell, against its place (along time, where it hardly moves, its rise; faded: shorter "
     "nets; rings: blocks that halve the maps, whose option-A shortcut stays); with ever more cells deleted at random;"
     " with pairs of like cells exchanged (along time: their inputs), against the rank correlation of the order; the "
     "norm of the loss's gradient at the line's first stream and memory along random paths through k of the cells "
