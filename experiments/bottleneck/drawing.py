@@ -61,9 +61,10 @@ def _what(measurements: dict) -> str:
     calls = [row["calls"] for row in rows]
     if not rows:
         return f"{measurements['device']}: every layer failed"
+    many = " to ".join(map(str, sorted({min(calls), max(calls)})))
     return (
         f"One layer, float32, a batch of {rows[0]['batch']}, {measurements['device']}; medians "
-        f"{'and quartiles ' * any('quartiles' in row for row in rows)}of {min(calls)} to {max(calls)} training steps"
+        f"{'and quartiles ' * any('quartiles' in row for row in rows)}of {many} training steps"
     )
 
 

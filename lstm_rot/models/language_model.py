@@ -162,7 +162,7 @@ def losses(params: Params, tokens: Integer[Any, "B N"], **options: Any) -> Float
 
     The options are those of `loss`, and so are the errors; of an example of n words the entries from n - 1 on are 0.
     """
-    return _checked(_losses, params, tokens, **options)
+    return _run(_losses, params, tokens, **options)
 
 
 def loss(
@@ -180,12 +180,12 @@ def loss(
     Differentiable in reverse; `jax.jvp` of it, but not of its gradient, is a TypeError. Raises ValueError as `apply`
     does, for examples of fewer than two words, lengths outside 0..N, a smoothing outside [0, 1), and a block below 1.
     """
-    total = _checked(_total, params, tokens, lengths=lengths, **options)
+    total = _run(_total, params, tokens, lengths=lengths, **options)
     return total, jnp.asarray(_predicted(jnp.shape(tokens), lengths).sum(), "int32")
 
 
-def _checked(
-    run: Any,
+def _run(
+    what: Any,
     params: Params,
     tokens: Any,
     *,
@@ -198,11 +198,11 @@ def _checked(
     smoothing: float = 0.0,
     block: int | None = None,
 ) -> Any:
-    """What run makes of them, once they are known to be right."""
+    """What it makes of them, once they are known to be right."""
     lengths, block = checked(params, tokens, config=config, lengths=lengths, smoothing=smoothing, block=block)
     _check_carry(params, carry, (jnp.shape(tokens)[1] - 1, jnp.shape(tokens)[0]), config)
     how: dict = {"schedule": schedule, "implementation": implementation}
-    return run(params, tokens, lengths, carry, key, config=config, smoothing=float(smoothing), block=block, **how)
+    return what(params, tokens, lengths, carry, key, config=config, smoothing=float(smoothing), block=block, **how)
 
 
 def checked(
@@ -216,8 +216,7 @@ def checked(
     names: tuple[str, str] = ("tokens", "lengths"),
 ) -> tuple[Any, int]:
     """The lengths as an array or None, and the size of a block. Raises ValueError as `loss` does."""
-    checks.tokens(names[0], tokens, "B N", config.vocab_size)
-    checks.like("params", params, _shapes(config))
+    _check(params, tokens, config, "B N", names[0])
     if jnp.shape(tokens)[1] < 2:
         raise ValueError(
             f"{names[0]} has shape {jnp.shape(tokens)}: an example is at least two words, one to be predicted"
@@ -387,8 +386,8 @@ def _dropped(x: jax.Array, key: Any, rate: float) -> jax.Array:
     return x if key is None or not rate else masked(x, jax.random.bernoulli(key, 1 - rate, x.shape), rate)
 
 
-def _check(params: Params, tokens: Any, config: Config, shape: str) -> None:
-    checks.tokens("tokens", tokens, shape, config.vocab_size)
+def _check(params: Params, tokens: Any, config: Config, shape: str, name: str = "tokens") -> None:
+    checks.tokens(name, tokens, shape, config.vocab_size)
     checks.like("params", params, _shapes(config))
 
 
