@@ -112,6 +112,12 @@ CLAIMS = {
             "paths 10 to 34 layers long, that is 5 to 17 of the 54 blocks: 0.45% of all paths",
         ),
         Claim(
+            "SRI15-lesion",
+            "Of a highway net trained on MNIST most layers are nearly idle: deleting one of them changes little.",
+            "Srivastava et al. 2015, Fig. 4 (MNIST, 50 layers; errors of the training set)",
+            "layers 15 to 45 of 50 nearly idle; the first ones are not",
+        ),
+        Claim(
             "SEQ14-reverse",
             "Reversing the source sentence makes a sequence-to-sequence LSTM translate better.",
             "Sutskever, Vinyals & Le 2014 (WMT'14 En-Fr)",

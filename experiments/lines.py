@@ -1,8 +1,9 @@
 """A trained net as a line of cells, along depth or along time: what every look into one is made of.
 
-The cells of a line are the blocks of a convolutional net, 3n of them, or the time steps of a recurrent one. A wrapper
-of branches stands for each cell's branch (`branches.lesioned`, `branches.watched`, `branches.by_path`, ...), and gets
-what it asks for beside the weights cell by cell: `extra`, with a leading axis of the line's length.
+The cells of a line are the blocks of a convolutional net, 3n of them, the layers of a dense one, or the time steps of a
+recurrent one. A wrapper of branches stands for each cell's branch (`branches.lesioned`, `branches.watched`,
+`branches.by_path`, ...), and gets what it asks for beside the weights cell by cell: `extra`, with a leading axis of the
+line's length.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments.nets import Net, Pictures, Recipe, normal, pieces
-from lstm_rot import TIME, Axis, Branch, residual, scan
+from lstm_rot import DEPTH, TIME, Axis, Branch, residual, scan, turn
 from lstm_rot.branches import lstm, rnn, watched, with_keep
+from lstm_rot.branches.common import layer_norm
 from lstm_rot.models import conv_resnet
 from lstm_rot.models import lstm as lstm_model
 from lstm_rot.models import residual_rnn as residual_rnn_model
@@ -30,7 +32,7 @@ READERS: dict[type, tuple[Branch, bool]] = {  # of one layer: its branch, and wh
 class Outcome(NamedTuple):
     """Of a run: the logits [B, K], and by stage what each cell handed on, [cells of the stage, ...].
 
-    A convolutional net has three stages, in which the maps are alike; a line along time is one.
+    A convolutional net has three stages, in which the maps are alike; any other line is one.
     """
 
     logits: jax.Array
@@ -44,20 +46,23 @@ def same(branch: Branch) -> Branch:
 
 def length(recipe: Recipe) -> int:
     """The number of cells."""
-    return 3 * recipe.model.blocks if recipe.turned else recipe.length  # pyright: ignore
+    model: Any = recipe.model
+    if recipe.convolutional:
+        return 3 * model.blocks
+    return model.body.num_layers if recipe.turned else recipe.length
 
 
 def stages(recipe: Recipe) -> list[range]:
     """The cells of each stage."""
-    if not recipe.turned:
-        return [range(recipe.length)]
+    if not recipe.convolutional:
+        return [range(length(recipe))]
     n = recipe.model.blocks  # pyright: ignore
     return [range(start, start + n) for start in (0, n, 2 * n)]
 
 
 def alike(recipe: Recipe) -> list[range]:
     """Cells that can stand in for each other, by line: all, but for the blocks that halve the maps."""
-    if not recipe.turned:
+    if not recipe.convolutional:
         return stages(recipe)
     first, *later = stages(recipe)
     return [first, *(stage[1:] for stage in later if len(stage) > 1)]
@@ -66,10 +71,10 @@ def alike(recipe: Recipe) -> list[range]:
 def first(recipe: Recipe, x: jax.Array) -> tuple[jax.Array, Any]:
     """Zeros of the shapes of the stream and the memory that come into the first cell, for maps x [B, P, P, C]."""
     model: Any = recipe.model
-    if recipe.turned:
+    if recipe.convolutional:
         return jnp.zeros((*x.shape[:3], model.width)), ()
     zeros = jnp.zeros((len(x), model.body.hidden_size))
-    return zeros, zeros if READERS[type(model.body)][1] else ()
+    return zeros, zeros if not recipe.turned and READERS[type(model.body)][1] else ()
 
 
 def run(
@@ -89,7 +94,8 @@ def run(
     weights along depth, its input along time; only cells that are `alike` change places, `extra` stays with the place.
     """
     both = partial(_wrapped, wrap, look or _nothing)
-    return (_deep if net.recipe.turned else _long)(net, normal(x, pictures), both, extra, order)
+    way = _deep if net.recipe.convolutional else _dense if net.recipe.turned else _long
+    return way(net, normal(x, pictures), both, extra, order)
 
 
 def _wrapped(wrap: Callable, look: Callable, branch: Branch) -> Branch:
@@ -141,6 +147,16 @@ def _pairs(seen: list, config: Any) -> list[list]:
     """What was seen of each later stage: of its first block, and of the line of the others, where there are any."""
     parts = 2 if config.blocks > 1 else 1
     return [seen[k : k + parts] for k in range(0, len(seen), parts)]
+
+
+def _dense(net: Net, x: jax.Array, wrap: Callable[[Branch], Branch], extra: Any, order: Any) -> Outcome:
+    config: Any = net.recipe.model
+    body, (w, b, steps, scale) = config.body, net.params.body
+    steps = steps if order is None else jax.tree.map(partial(_at, order), steps)
+    line = scan(turn(residual(wrap(body.step.branch))), DEPTH)
+    below = x.reshape(len(x), -1) @ w + b
+    (_, seen), (stream, _) = line(steps if extra is None else (steps, extra), None, (below, ()))
+    return Outcome(layer_norm(stream, scale) @ net.params.w + net.params.b, (seen,))
 
 
 def _long(net: Net, x: jax.Array, wrap: Callable[[Branch], Branch], extra: Any, order: Any) -> Outcome:

@@ -98,8 +98,8 @@ def adam(recipe: "Recipe") -> optax.GradientTransformation:
 class Recipe:
     """What is trained, on what, and how. The defaults are those of He et al. 2015, section 4.2, but for the length.
 
-    model: a `conv_resnet.Config`, whole images through depth, or a `classifier.Config` with a recurrent body, along
-    time: `body.input_size` values of an image at a step, in the order of its rows.
+    model: a `conv_resnet.Config`, or a `classifier.Config` whose body is a `resnet.Config`: whole images through depth;
+    or one with a recurrent body, along time: `body.input_size` values of an image at a step, in the order of its rows.
     """
 
     model: conv_resnet.Config | classifier.Config
@@ -122,9 +122,14 @@ class Recipe:
     seed: int = 0
 
     @property
+    def convolutional(self) -> bool:
+        """Whether the model is one of convolutions."""
+        return isinstance(self.model, conv_resnet.Config)
+
+    @property
     def turned(self) -> bool:
         """Whether the images go through depth."""
-        return isinstance(self.model, conv_resnet.Config)
+        return self.convolutional or self.model.turned  # pyright: ignore
 
     @property
     def length(self) -> int:
@@ -201,7 +206,8 @@ def trained(
 def name_of(recipe: Recipe, points: int) -> str:
     """Of the folder of a run: its kind, and a digest of all that it follows from."""
     digest = hashlib.sha256(json.dumps(_identity(recipe, points), sort_keys=True).encode()).hexdigest()[:12]
-    kind = f"depth-{recipe.model.depth}" if recipe.turned else type(recipe.model.body).__module__.split(".")[-1]  # pyright: ignore
+    model: Any = recipe.model
+    kind = f"depth-{model.depth}" if recipe.convolutional else type(model.body).__module__.split(".")[-1]
     return f"{recipe.data}-{kind}-{digest}"
 
 
@@ -221,14 +227,14 @@ def _named(value: Any) -> Any:
 
 def _state(recipe: Recipe, folder: Path, points: int, mesh: str, save_every: int, patience: float) -> State:
     there, devices = pictures(recipe.data, recipe.pixels), make_mesh(mesh)
-    module: Any = conv_resnet if recipe.turned else classifier
+    module: Any = conv_resnet if recipe.convolutional else classifier
     optimizer = recipe.optimizer(recipe)
     init = partial(
         init_state,
         lambda key: module.init(key, recipe.model),
         optimizer,
         jax.random.key(recipe.seed),
-        statistics=conv_resnet.statistics(recipe.model) if recipe.turned else (),  # pyright: ignore
+        statistics=conv_resnet.statistics(recipe.model) if recipe.convolutional else (),  # pyright: ignore
     )
     shardings = sharding.of_state(devices, module.specs(recipe.model), jax.eval_shape(init), optimizer)
     batch_sharding = sharding.batch(devices)

@@ -14,13 +14,14 @@ from experiments import lesion, lines, nets
 from experiments.lesion import damage, paths
 from experiments.lesion.judging import PAPER_BLOCKS, PAPER_LENGTHS, PAPER_SHARE
 from lstm_rot.branches import by_path, lesioned
-from lstm_rot.models import classifier, conv_resnet
+from lstm_rot.models import classifier, conv_resnet, resnet
 from lstm_rot.models import lstm as lstm_model
 
 pytestmark = pytest.mark.usefixtures("settings_of_a_user")
 DEEP, SHALLOW = (conv_resnet.Config(depth, width=4, channels=1) for depth in (14, 8))
 HIGHWAY = conv_resnet.Config(8, conv_resnet.HIGHWAY, width=4, channels=1)
 LONG = classifier.Config(lstm_model.Config(16, 4), 10)
+DENSE = classifier.Config(resnet.Config(64, 8, 4, resnet.HIGHWAY), 10)
 
 
 def fresh(model):
@@ -39,7 +40,7 @@ def some(count):
     return jnp.asarray(there.test_x[:count]), jnp.asarray(there.test_y[:count])
 
 
-@pytest.mark.parametrize("model", [DEEP, LONG], ids=["depth", "time"])
+@pytest.mark.parametrize("model", [DEEP, DENSE, LONG], ids=["depth", "dense", "time"])
 def test_cells_exchanged_are_the_weights_or_the_inputs_exchanged_and_twice_nothing(model):
     net, x, there = fresh(model), some(3)[0], nets.pictures("digits")
 
@@ -47,13 +48,20 @@ def test_cells_exchanged_are_the_weights_or_the_inputs_exchanged_and_twice_nothi
     def run(order):
         return lines.run(net, there, x, order=order).logits
 
+    def exchanged(leaf):
+        return leaf[swapped]
+
     def reversed_(tree):  # of params.net and statistics: the stem, then the first line of two blocks
         return (tree[0], jax.tree.map(lambda leaf: leaf[::-1], tree[1]), *tree[2:])
 
     order = np.arange(lines.length(net.recipe))
     swapped = np.append([1, 0], order[2:])
     whole = nets.logits(model, net.params, nets.normal(x, there), net.statistics)[0]
-    if net.recipe.turned:
+    if not net.recipe.convolutional and net.recipe.turned:
+        body = net.params.body
+        params = net.params._replace(body=body._replace(steps=jax.tree.map(exchanged, body.steps)))
+        expected = nets.logits(model, params, nets.normal(x, there), ())[0]
+    elif net.recipe.turned:
         params = net.params._replace(net=reversed_(net.params.net))
         expected = nets.logits(model, params, nets.normal(x, there), reversed_(net.statistics))[0]
     else:
@@ -64,7 +72,7 @@ def test_cells_exchanged_are_the_weights_or_the_inputs_exchanged_and_twice_nothi
     assert np.abs(run(swapped) - whole).max() > 1e-3
 
 
-@pytest.mark.parametrize("model", [SHALLOW, HIGHWAY, LONG], ids=["depth", "highway", "time"])
+@pytest.mark.parametrize("model", [SHALLOW, HIGHWAY, DENSE, LONG], ids=["depth", "highway", "dense", "time"])
 def test_the_gradients_along_all_paths_of_a_net_sum_to_the_gradient(model):
     net, (x, y) = fresh(model), some(2)
     cells, able = lines.length(net.recipe), np.concatenate(lines.alike(net.recipe))
@@ -121,7 +129,17 @@ def damaged(kept, plain, *, whole=40, size=56, fading=-0.5, seeds=2):
         return row | {"whole": [whole / 100] * seeds, "single": [[(whole + rise) / 100] * n] * seeds}
 
     lengths = {"length": [0, 25], "log10_of_mean": [0, 25 * fading], "log10_whole": 0.0}
-    return {"rows": [row("residual", kept) | {"paths": [lengths] * seeds}, row("plain", plain)]}
+    rows = [row("residual", kept) | {"paths": [lengths] * seeds}, row("plain", plain)]
+    return {"rows": rows, "data of dense nets": {"name": "digits"}}
+
+
+def gated(first, idle, last=0.0, *, size=50, data="mnist", whole=3, seeds=3):
+    """Of a dense highway net, the rises in points of its costliest layers: of the first, of 15 to 45, of the last."""
+    rises = np.zeros(size)
+    rises[[3, size // 2, size - 1]] = first, idle, last
+    row = {"axis": "depth", "kind": "dense highway", "size": size, "alike": list(range(size)), "paths": []}
+    row |= {"whole": [whole / 100] * seeds, "single": [((whole + rises) / 100).tolist()] * seeds}
+    return {"rows": [row], "data of dense nets": {"name": data}}
 
 
 @pytest.mark.parametrize(
@@ -139,4 +157,21 @@ def damaged(kept, plain, *, whole=40, size=56, fading=-0.5, seeds=2):
     ],
 )
 def test_lesion_judges_by_the_rise_and_by_the_lengths(measured, verdicts):
-    assert [finding.verdict for finding in lesion.judge(measured)] == verdicts
+    assert [finding.verdict for finding in lesion.judge(measured)] == [*verdicts, "inconclusive"]
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdict"),
+    [
+        (gated(6, 0.3), "reproduced"),
+        (gated(6, 0.3, last=20), "reproduced"),
+        (gated(6, 1.2), "inconclusive"),
+        (gated(0.5, 0.3), "inconclusive"),
+        (gated(2, 6), "contradicted"),
+        (gated(6, 0.3, size=20), "inconclusive"),
+        (gated(6, 0.3, data="digits"), "inconclusive"),
+        (gated(6, 0.3, whole=70), "inconclusive"),
+    ],
+)
+def test_idle_layers_are_judged_by_the_costliest_of_each_kind(measured, verdict):
+    assert lesion.judge(measured)[-1].verdict == verdict

@@ -12,7 +12,7 @@ from helpers import CELLS, assert_close, flow, normal, on_device, weights
 from experiments import lines, nets
 from lstm_rot import TIME, Axis, residual, scan
 from lstm_rot.branches import by_path, dense, lesioned, lstm
-from lstm_rot.models import classifier, conv_resnet, residual_rnn, rnn
+from lstm_rot.models import classifier, conv_resnet, residual_rnn, resnet, rnn
 from lstm_rot.models import lstm as lstm_model
 
 UNTIED = Axis("left", tied=(True, False))
@@ -20,6 +20,7 @@ BRANCHES = {"lstm": lstm.lstm, "dense": dense.dense}
 MODELS = {
     "depth": conv_resnet.Config(14, conv_resnet.PLAIN, width=4, channels=1),
     "pre-activated": conv_resnet.Config(8, conv_resnet.PRE_ACTIVATED, width=4, channels=1),
+    "dense": classifier.Config(resnet.Config(64, 8, 3, resnet.HIGHWAY), 10),
     "LSTM": classifier.Config(lstm_model.Config(8, 4), 10),
     "plain RNN": classifier.Config(rnn.Config(8, 4), 10),
     "residual RNN": classifier.Config(residual_rnn.Config(8, 4), 10),

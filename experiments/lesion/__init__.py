@@ -1,9 +1,11 @@
 """Trained nets without some of their cells, with cells exchanged, and the gradient along single paths through them.
 
-Along depth the cells are the blocks of residual and plain nets, as Veit et al. 2016 lesioned them; turned, the same
-functions delete and exchange the time steps of recurrent nets. The nets are those of the experiment `cifar`.
+Along depth the cells are the blocks of residual and plain nets, as Veit et al. 2016 lesioned them, and the layers of
+dense highway nets, as Srivastava et al. 2015 did; turned, the same functions delete and exchange the time steps of
+recurrent nets. The nets are those of the experiment `cifar`, but for the dense ones.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +20,12 @@ from experiments.lesion import damage, paths
 from experiments.lesion.drawing import draw
 from experiments.lesion.judging import carried, judge, rises
 from experiments.lesion.paths import shares
+from lstm_rot.models import classifier, resnet
 from lstm_rot.training import sharding
 from lstm_rot.training.mesh import make_mesh
 
 ONE_PATH = ("plain", "plain RNN")  # nothing is kept: the only path goes through all cells
+DENSE = {"highway": resnet.HIGHWAY, "residual": resnet.RESIDUAL}
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,16 @@ class Config(cifar.Config):
 
     readers: tuple[str, ...] = ("LSTM",)
     """of the recurrent nets: plain RNN, residual RNN, LSTM"""
+    dense: tuple[str, ...] = ("highway",)
+    """nets of fully connected layers: highway, residual"""
+    dense_data: str = "digits"
+    """digits or mnist, its images whole"""
+    dense_depth: int = 50
+    """layers"""
+    dense_size: int = 50
+    """units of each"""
+    dense_steps: int = 200
+    """training steps of Adam, at the learning rate `time_rate`"""
     images: int = 360
     """test images, the first ones, of which an error is measured"""
     samples: int = 10
@@ -47,37 +61,80 @@ def _of(preset: str, **changes: Any) -> Config:
 
 PRESETS = {
     "quick": _of("quick", depths=(20,)),
-    "cpu": _of("cpu", depths=(20, 56), values=(48, 12), readers=tuple(cifar.READERS), images=1000),
+    "cpu": _of(
+        "cpu",
+        depths=(20, 56),
+        values=(48, 12),
+        readers=tuple(cifar.READERS),
+        images=1000,
+        dense=tuple(DENSE),
+        dense_data="mnist",
+        dense_steps=2000,
+    ),
 }
 
 
 def run(config: Config, progress: Progress) -> dict:
     """A row for each net, its numbers one for each seed."""
-    unknown = [name for name in config.readers if name not in cifar.READERS]
-    if unknown:
-        raise Refused(f"--readers {unknown[0]!r}: known are {', '.join(map(repr, cifar.READERS))}")
-    there, devices = nets.pictures(config.data, config.pixels), make_mesh(config.mesh)
-    for option, most in (("images", len(there.test_x)), ("path_images", len(there.train_x))):
-        if (given := getattr(config, option)) % devices.size or given > most:
-            raise Refused(
-                f"--{option.replace('_', '-')} {given}: {config.data} has {most}, and the {devices.size} devices share "
-                f"them: give a multiple of {devices.size} up to that"
-            )
-
-    def spread_out(x: np.ndarray, y: np.ndarray, count: int) -> tuple[jax.Array, jax.Array]:
-        return jax.device_put((x[:count], y[:count]), sharding.batch(devices))
-
-    tested = spread_out(there.test_x, there.test_y, config.images)
-    learnt = spread_out(there.train_x, there.train_y, config.path_images)
+    for option, known in (("readers", cifar.READERS), ("dense", DENSE)):
+        if unknown := [name for name in getattr(config, option) if name not in known]:
+            raise Refused(f"--{option} {unknown[0]!r}: known are {', '.join(map(repr, known))}")
+    there, of_dense = nets.pictures(config.data, config.pixels), nets.pictures(config.dense_data)
+    shown = {(config.data, config.pixels): _shown(config, there), (config.dense_data, None): _shown(config, of_dense)}
     chosen = [each for each in cifar.recipes(config) if each[0] == "depth" or each[1] in config.readers]
     rows: dict[tuple, dict] = {}
-    for axis, kind, size, net in cifar.trained(config, chosen, progress):
+    for axis, kind, size, net in cifar.trained(config, [*chosen, *recipes(config)], progress):
         row = rows.setdefault((axis, kind, size), _row(axis, kind, size, net.recipe))
+        tested, learnt = shown[net.recipe.data, net.recipe.pixels]
         for name, value in damage.measure(net, *tested, config.samples).items():
             row[name].append(value)
         if kind not in ONE_PATH:
             row["paths"].append(paths.measure(net, *learnt, config.path_samples))
-    return {"data": there.provenance, "classes": cifar.CLASSES, "rows": list(rows.values())}
+    return {
+        "data": there.provenance,
+        "data of dense nets": of_dense.provenance,
+        "classes": cifar.CLASSES,
+        "rows": list(rows.values()),
+    }
+
+
+def recipes(config: Config) -> Iterator[tuple[str, str, int, nets.Recipe]]:
+    """(axis, kind, size, recipe) of the dense nets."""
+    width = int(np.prod(nets.pictures(config.dense_data).train_x.shape[1:]))
+    for seed in range(config.seeds):
+        for kind in config.dense:
+            body = resnet.Config(width, config.dense_size, config.dense_depth, DENSE[kind])
+            yield (
+                "depth",
+                f"dense {kind}",
+                config.dense_depth,
+                nets.Recipe(
+                    classifier.Config(body, cifar.CLASSES),
+                    config.dense_data,
+                    config.dense_steps,
+                    None,
+                    config.batch,
+                    config.time_rate,
+                    optimizer=nets.adam,
+                    augment=False,
+                    seed=seed,
+                ),
+            )
+
+
+def _shown(config: Config, there: nets.Pictures) -> list[tuple[jax.Array, jax.Array]]:
+    """(images, classes) that errors are measured on, and those whose loss the paths' gradients are of."""
+    devices, name = make_mesh(config.mesh), there.provenance["name"]
+    parts = {"images": (there.test_x, there.test_y), "path_images": (there.train_x, there.train_y)}
+    shown = []
+    for option, (x, y) in parts.items():
+        if (given := getattr(config, option)) % devices.size or given > len(x):
+            raise Refused(
+                f"--{option.replace('_', '-')} {given}: {name} has {len(x)}, and the {devices.size} devices share "
+                f"them: give a multiple of {devices.size} up to that"
+            )
+        shown.append(jax.device_put((x[:given], y[:given]), sharding.batch(devices)))
+    return shown
 
 
 def _row(axis: str, kind: str, size: int, recipe: nets.Recipe) -> dict:
@@ -111,14 +168,15 @@ def table(measurements: dict) -> dict:
 EXPERIMENT = Experiment(
     name="lesion",
     title="Trained nets with layers deleted and exchanged, and turned, time steps; the gradient along single paths",
-    claims=("VEIT16-lesion", "VEIT16-paths"),
+    claims=("VEIT16-lesion", "VEIT16-paths", "SRI15-lesion"),
     presets=PRESETS,
     run=run,
     judge=judge,
     draw=draw,
-    caption="Left: blocks of convolutional nets; right, by the same functions: time steps of recurrent nets. From the "
-    "top: test error without one cell, against its place (along time, where it hardly moves, its rise; faded: shorter "
-    "nets; rings: blocks that halve the maps, whose option-A shortcut stays); with ever more cells deleted at random;"
+    caption="Left: blocks of convolutional nets and layers of dense ones; right, by the same functions: time steps of "
+    "recurrent nets. From the top: test error without one cell, against its place (along time, where it hardly moves, "
+    "its rise; faded: shorter nets; rings: blocks that halve the maps, whose option-A shortcut stays); the same of the "
+    "dense nets, and of the shorter lines along time, as a rise; with ever more cells deleted at random;"
     " with pairs of like cells exchanged (along time: their inputs), against the rank correlation of the order; the "
     "norm of the loss's gradient at the line's first stream and memory along random paths through k of the cells "
     "(mean of the logarithm, 10% to 90% of the paths); and what all paths of a length carry: their number times the "

@@ -8,46 +8,63 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.cifar.drawing import KINDS
+from experiments.cifar.drawing import KINDS as OF_CIFAR
 from experiments.fit import counted
-from experiments.lesion.judging import PAPER_BLOCKS, PAPER_LENGTHS
+from experiments.lesion.judging import GATED, IDLE, PAPER_BLOCKS, PAPER_LENGTHS
 from experiments.lesion.paths import shares
 
 CELL = {"depth": "block", "time": "time step"}
+PLURAL = {"depth": "blocks or layers", "time": "time steps"}
+KINDS = OF_CIFAR | {"dense highway": ("#CC79A7", "-.v"), "dense residual": ("#009E73", ":^")}
 
 
 def draw(result: dict) -> Figure:
-    figure, axes = plt.subplots(5, 2, figsize=(9, 13), dpi=90, layout="constrained")
+    figure, axes = plt.subplots(6, 2, figsize=(9, 15.5), dpi=90, layout="constrained")
     config, measured = result["config"], result["measurements"]
     chance = 100 * (1 - 1 / measured["classes"])
     for column, along in zip(axes.T, CELL, strict=True):
         rows = sorted((row for row in measured["rows"] if row["axis"] == along), key=lambda row: -row["size"])
-        _single(column[0], rows, along)
-        _legend(column[0], 2, lines=along == "depth")
-        _at_random(column[1], rows, "deleted", f"{CELL[along]}s deleted at random, %")
-        _at_random(column[2], rows, "exchanged", "Kendall's tau of the order, 1: as trained")
-        column[2].invert_xaxis()
-        for axis in column[:3]:
-            if along == "depth":
+        longest = [row for row in rows if not (dense(row) or _faded(row, rows))]
+        apart = [row for row in rows if (dense(row) if along == "depth" else _faded(row, rows))]
+        for axis, those in ((column[0], [row for row in rows if row not in apart]), (column[1], apart)):
+            _single(axis, those, along)
+            if those:
+                _legend(axis, 2, lines=along == "depth" and axis is column[0])
+            else:
+                axis.set_axis_off()
+        _at_random(column[2], rows, "deleted", f"{PLURAL[along]} deleted at random, %")
+        _at_random(column[3], rows, "exchanged", "Kendall's tau of the order, 1: as trained")
+        column[3].invert_xaxis()
+        for number, axis in enumerate(column[:4]):
+            if along == "depth" and number != 1:
                 axis.axhline(chance, linestyle=":", color="grey", linewidth=1)
                 axis.set(ylabel="test error, %", ylim=(0, 105))
             else:
                 axis.axhline(0, linestyle="--", color="grey", linewidth=0.8)
                 axis.set_ylabel("test error above\nundamaged, points")
-        longest = [row for row in rows if row["size"] == rows[0]["size"]]
-        for axis in column[3:]:
+        for axis in column[4:]:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _norms(column[3], longest, along)
-        _shares(column[4], longest, along)
+        _norms(column[4], longest, along)
+        _shares(column[5], longest, along)
         column[0].set_title("along depth" if along == "depth" else "turned, along time", pad=56)
     figure.suptitle(
         f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, {config['images']} test images; "
         f"along depth {config['width']}, {2 * config['width']}, {4 * config['width']} filters; along time hidden size "
-        f"{config['hidden_size']}\n{counted(result['seeds'], 'seed')}: mean; bands: the least to the greatest of the "
-        "seeds and of the random choices of cells;\nin the fourth row from the 10% to the 90% of the paths",
+        f"{config['hidden_size']};\ndense nets: {measured['data of dense nets']['name']}, its images whole, "
+        f"{config['dense_size']} units a layer\n{counted(result['seeds'], 'seed')}: mean; bands: the least to the "
+        "greatest of the seeds and of the random choices of cells;\nin the fifth row from the 10% to the 90% of paths",
         fontsize=9,
     )
     return figure
+
+
+def dense(row: dict) -> bool:
+    return row["kind"].startswith("dense ")
+
+
+def _faded(row: dict, rows: list[dict]) -> bool:
+    """Whether it is a shorter net than another of its kind."""
+    return row["size"] < max(other["size"] for other in rows if other["kind"] == row["kind"])
 
 
 def _name(row: dict) -> str:
@@ -56,8 +73,12 @@ def _name(row: dict) -> str:
 
 def _shown(row: dict, errors: Any) -> np.ndarray:
     """Test errors [seeds, ...] in %; along time, where they hardly move, what they are above the undamaged net's."""
-    whole = np.array(row["whole"])[:, None] if row["axis"] == "time" else 0
-    return 100 * (np.array(errors) - whole)
+    return 100 * np.array(errors) - (_undamaged(row) if row["axis"] == "time" else 0)
+
+
+def _undamaged(row: dict) -> np.ndarray:
+    """In %: [seeds, 1]."""
+    return 100 * np.array(row["whole"])[:, None]
 
 
 def _band(
@@ -74,16 +95,27 @@ def _band(
 
 def _single(axis: Axes, rows: list[dict], along: str) -> None:
     for row in rows:
-        single, (colour, _) = _shown(row, row["single"]), KINDS[row["kind"]]
+        rise, (colour, _) = along == "time" or dense(row), KINDS[row["kind"]]
+        single = 100 * np.array(row["single"]) - (_undamaged(row) if rise else 0)
         places = 100 * (np.arange(single.shape[1]) + 0.5) / single.shape[1]
-        faded = row["size"] < rows[0]["size"]
+        faded = _faded(row, rows)
         _band(axis, places, single, row, faded=faded)
         alpha, halving = (0.4 if faded else 1.0), row["halving"]
-        if along == "depth":
+        if not rise:
             axis.axhline(100 * np.mean(row["whole"]), linestyle="--", color=colour, linewidth=0.8, alpha=alpha)
         rings = {"markersize": 8, "fillstyle": "none", "alpha": alpha}
         axis.plot(places[halving], single.mean(0)[halving], "o", color=colour, **rings)
-    axis.set(xlabel=f"place of the one {CELL[along]} deleted, % of all")
+    gated = any(map(dense, rows))
+    if gated:
+        _idle(axis)
+    cell = "layer" if gated else CELL[along]
+    axis.set(xlabel=f"place of the one {cell} deleted, % of all")
+
+
+def _idle(axis: Axes) -> None:
+    """Which layers Srivastava et al. 2015 found idle."""
+    first, last = (100 * (layer + end) / GATED for layer, end in zip(IDLE, (-1, 0), strict=True))
+    axis.axvspan(first, last, color="#E69F00", alpha=0.15, label="nearly idle in the paper's highway net", linewidth=0)
 
 
 def _at_random(axis: Axes, rows: list[dict], name: str, xlabel: str) -> None:
@@ -100,7 +132,7 @@ def _at_random(axis: Axes, rows: list[dict], name: str, xlabel: str) -> None:
             x = 100 * np.array([0, *(each["cells"] for each in series[0])]) / len(row["alike"])
         else:
             x = np.append(1, np.mean([[each["tau"] for each in one] for one in series], axis=0))
-        faded = row["size"] < rows[0]["size"]
+        faded = _faded(row, rows)
         _band(axis, x, curve("mean"), row, low=curve("least"), high=curve("greatest"), faded=faded)
     axis.set(xlabel=xlabel)
 

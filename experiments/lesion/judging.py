@@ -1,4 +1,4 @@
-"""What the damaged nets and the paths' gradients say of Veit et al. 2016."""
+"""What the damaged nets and the paths' gradients say of Veit et al. 2016, and of Srivastava et al. 2015."""
 
 import numpy as np
 
@@ -12,10 +12,12 @@ LEAST_PLAIN = 20  # layers; the paper's plain net is a VGG, of 15
 PAPER_BLOCKS, PAPER_LENGTHS, PAPER_SHARE = 54, (5, 17), 0.0045  # 10 to 34 layers, two a block
 LEAST_RESIDUAL = 56  # layers: 27 blocks, half of the paper's; each block of fewer is a larger part of its net
 CARRIED = (0.05, 0.5, 0.95)  # the shares of the gradient up to which lengths are told
+IDLE, NEARLY = (15, 45), 1.0  # layers of 50, counted from one; points of test error that none of them costs
+GATED = 50  # layers at least, of which the first are those before the idle ones
 
 
 def judge(measurements: dict) -> list[Finding]:
-    return [lesion(measurements), paths(measurements)]
+    return [lesion(measurements), paths(measurements), idle(measurements)]
 
 
 def deep(measurements: dict, kind: str, least: int) -> list[dict]:
@@ -87,6 +89,33 @@ def paths(measurements: dict) -> Finding:
         "every seed the lengths up to which 95% is carried are below half of the blocks, the length that most paths "
         "have; contradicted if in every seed half of it is carried by lengths from there on; of the deepest residual "
         f"net, from {LEAST_RESIDUAL} layers on, half of the paper's blocks; else inconclusive",
+    )
+
+
+def idle(measurements: dict) -> Finding:
+    """Whether the layers that were idle in the paper's highway net are so in ours, and the first are not."""
+    verdict, said, data = INCONCLUSIVE, [], measurements["data of dense nets"]["name"]
+    for row in deep(measurements, "dense highway", 0):
+        first, last = (round(layer * row["size"] / GATED) for layer in IDLE)
+        costs = 100 * (np.array(row["single"]) - np.array(row["whole"])[:, None])
+        before, within = costs[:, : first - 1].max(1), costs[:, first - 1 : last].max(1)
+        said.append(
+            f"{data}, {row['size']} layers: {spread(100 * np.array(row['whole']))} % whole; without the one that costs "
+            f"most, of layers {first} to {last} {spread(within)} points more, of those before {spread(before)}"
+        )
+        if row["size"] >= GATED and learnt(row) and data == "mnist":
+            if within.max() < NEARLY < before.min():
+                verdict = REPRODUCED
+            elif within.min() > max(NEARLY, before.max()):
+                verdict = CONTRADICTED
+    return Finding(
+        "SRI15-lesion",
+        "test error, " + "; ".join(said) if said else "no dense highway net",
+        verdict,
+        f"of a dense highway net of {GATED} layers or more, on MNIST, with at most {LEARNT:g} % test error whole: "
+        f"reproduced if in every seed none of the layers {IDLE[0]} to {IDLE[1]} of {GATED} costs {NEARLY:g} point of "
+        "test error when it is deleted, and one of those before them more than that; contradicted if in every seed one "
+        "of them costs more than that, and than each before them in any seed; else inconclusive",
     )
 
 

@@ -32,7 +32,7 @@ def measure(net: nets.Net, x: Float[Array, "B P P C"]) -> dict[str, jax.Array]:
 @partial(jax.jit, static_argnums=0)
 def _measure(recipe: nets.Recipe, params: Any, statistics: Any, x: Float[Array, "B P P C"]) -> dict[str, jax.Array]:
     net = nets.Net(recipe, params, statistics, {}, 0.0)
-    rectified = recipe.turned and not recipe.model.step.pre_activated  # pyright: ignore
+    rectified = recipe.convolutional and not recipe.model.step.pre_activated  # pyright: ignore
 
     def look(stream: Any, keep: Any, add: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
         return add.std(), jax.nn.relu(new) if rectified else new
