@@ -10,6 +10,7 @@ d_t = J_t d_{t-1} + R_t, whose parallel solution takes O(log T) steps (Lim et al
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -62,10 +63,11 @@ class Newton:
     What its Jacobians look like is read from the step (`lstm_rot.sparsity`): a state of D entries that all act on each
     other costs O(T D^2) memory and O(T D^3) work, for each sequence of a batch; a diagonal recurrence costs O(T D).
     A step affine in its state (minLSTM, mLSTM) takes one iteration, whatever `iterations` says. Whatever the cell
-    computes in, the Jacobians are solved for in float32 or float64; where products of float32 are rounded to fewer bits
-    (TF32), more iterations are needed, unless `jax.default_matmul_precision("highest")`. The step must have a
-    `jax.jvp`: one with a `jax.custom_vjp` in it has none. The gradient is that of the solution, by one reverse affine
-    scan; all of its derivatives are.
+    computes in, the Jacobians are solved for in float32 or float64. The step's products are not rounded to fewer bits
+    than their factors have, as accelerators by default do (TF32, bfloat16), unless the recurrence is diagonal or
+    `jax.default_matmul_precision` is set: a rounding of the state jumps where the derivative knows of nothing, and there
+    would be nearly half as many iterations as cells. The step must have a `jax.jvp`: one with a `jax.custom_vjp` in it
+    has none. The gradient is that of the solution, by one reverse affine scan; all of its derivatives are.
 
     Raises ValueError for iterations below 1, a tol below 0 or infinite, another `otherwise` and a carry that is not
     floating, and TypeError, as `jax.lax.scan`, for a step that changes its carry's shapes or dtypes.
@@ -96,6 +98,10 @@ class Newton:
     def _run(self, step: Step, init: Any, xs: Any, length: int) -> tuple[Any, Any, Info]:
         line = Line.of(step, init, xs, length, self.tol)
         line = line._replace(groups=[group for whole in line.groups for group in self.taken(line, whole)])
+        with _precisely(line):
+            return self._solved(line)
+
+    def _solved(self, line: "Line") -> tuple[Any, Any, Info]:
         tangents = partial(self._tangents, line)
         guess = line.guess()
         found = jax.lax.custom_root(line.residual, guess, partial(self._search, line), tangents, has_aux=True)
@@ -107,7 +113,8 @@ class Newton:
             return line.read(jax.lax.custom_root(line.residual, finite, lambda residual, root: root, tangents))
 
         if self.otherwise == "sequential":
-            carry, ys = jax.lax.cond(info.converged, derived, lambda: jax.lax.scan(step, line.init, xs, length))
+            one_by_one = partial(jax.lax.scan, line.step, line.init, line.xs, line.length)
+            carry, ys = jax.lax.cond(info.converged, derived, one_by_one)
         else:
             carry, ys = derived()
         return carry, ys, info
@@ -318,6 +325,11 @@ class Line(NamedTuple):
         return jax.tree.leaves(self.init)
 
     @property
+    def elementwise(self) -> bool:
+        """Whether no entry of a state acts on one at another place."""
+        return all(len(self.axes[k]) == leaf.ndim for k, leaf in enumerate(self.leaves))
+
+    @property
     def affine(self) -> bool:
         """Whether one iteration is exact: the step is affine in its state, and no Jacobian taken for more diagonal."""
         return all(group.affine for group in self.groups)
@@ -473,6 +485,13 @@ class Line(NamedTuple):
         leaves = [jnp.broadcast_to(zero, (self.length, *other.shape)) for other in self.leaves]
         leaves[k] = leaf
         return jax.tree.unflatten(jax.tree.structure(self.init), leaves)
+
+
+def _precisely(line: Line) -> AbstractContextManager:
+    """Products in full precision, where the user has not said which, and a state may be a factor."""
+    if line.elementwise or jax.config.jax_default_matmul_precision is not None:  # pyright: ignore
+        return nullcontext()
+    return jax.default_matmul_precision("highest")
 
 
 def affine(a: Float[Array, "T *B N N"], b: Float[Array, "T *B N"], *, back: bool = False) -> Float[Array, "T *B N"]:

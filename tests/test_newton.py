@@ -331,6 +331,22 @@ def test_growing_lines_are_exact_too():
     np.testing.assert_allclose(jax.jit(line(Newton()))(*args)[1], line(Sequential())(*args)[1], rtol=1e-12)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "given", "precise"), [("lstm", None, True), ("lstm", "tensorfloat32", False), ("minlstm", None, False)]
+)
+def test_products_with_a_state_are_not_rounded_on_an_accelerator_unless_so_asked(name, given, precise, schedule):
+    cell, *args = along_time(name, "float32")
+
+    def loss(*args):
+        return sum(leaf.sum() for leaf in jax.tree.leaves(scan(cell, TIME, schedule=schedule)(*args)))
+
+    with jax.default_matmul_precision(given):
+        program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*on_device(*args)).as_text()
+    products = re.findall(r"stablehlo.dot_general .*", program)
+    assert products and all("HIGHEST" in product for product in products) == precise
+
+
 def failing(schedule):
     """The square root of what is soon below 0."""
     line = scan(lambda p, left, below: (jnp.sqrt(left) * p - below, left), TIME, schedule=schedule)

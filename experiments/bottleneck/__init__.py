@@ -55,7 +55,7 @@ PRESETS = {
         steps=(128, 512, 2048, 8192),
         unit_steps=(1000, 10_000, 100_000),
         batch=8,
-        seconds=20.0,
+        seconds=8.0,
         long=1_000_000,
     ),
 }

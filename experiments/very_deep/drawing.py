@@ -126,7 +126,8 @@ def repeats(measurements: dict) -> str:
         if STEP in numbers
     ]
     times = max(case["case"]["compiles"] for case in measurements["cases"])
-    return f"medians: of compiling up to {times} times, of {min(calls)} to {max(calls)} steps; weights drawn once"
+    compiling = f"of compiling up to {times} times, of" if times > 1 else "of"
+    return f"medians: {compiling} {min(calls)} to {max(calls)} steps; weights drawn once"
 
 
 def bars(axis: Axes, case: dict) -> None:
