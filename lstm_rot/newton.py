@@ -65,9 +65,10 @@ class Newton:
     A step affine in its state (minLSTM, mLSTM) takes one iteration, whatever `iterations` says. Whatever the cell
     computes in, the Jacobians are solved for in float32 or float64. The step's products are not rounded to fewer bits
     than their factors have, as accelerators by default do (TF32, bfloat16), unless the recurrence is diagonal or
-    `jax.default_matmul_precision` is set: a rounding of the state jumps where the derivative knows of nothing, and there
-    would be nearly half as many iterations as cells. The step must have a `jax.jvp`: one with a `jax.custom_vjp` in it
-    has none. The gradient is that of the solution, by one reverse affine scan; all of its derivatives are.
+    `jax.default_matmul_precision` is set: a state so rounded jumps where its derivative knows of nothing, and a line
+    would take nearly half as many iterations as it has cells. The step must have a `jax.jvp`: one with a
+    `jax.custom_vjp` in it has none. The gradient is that of the solution, by one reverse affine scan; all of its
+    derivatives are.
 
     Raises ValueError for iterations below 1, a tol below 0 or infinite, another `otherwise` and a carry that is not
     floating, and TypeError, as `jax.lax.scan`, for a step that changes its carry's shapes or dtypes.
@@ -123,9 +124,9 @@ class Newton:
         """What the group is solved as."""
         return [group]
 
-    def blocks(self, line: "Line", linear: Callable, zero: Array) -> list[Array]:
+    def blocks(self, line: "Line", linear: Callable, zeros: Any) -> list[Array]:
         """The Jacobians of each group, [T, *axes, n, n], by the linear function d -> d_t - J_t d_{t-1}."""
-        return [line.blocks(group, linear, zero) for group in line.groups]
+        return [line.blocks(group, linear, zeros) for group in line.groups]
 
     def surely(self, line: "Line") -> int:
         """After how many iterations each cell is computed from the one before it."""
@@ -138,7 +139,7 @@ class Newton:
     def improve(self, line: "Line", states: Any, known: Any) -> tuple[Any, Any, Any]:
         """One iteration: s_t - step(s_{t-1}) of the given states, better states, and what the next is to know."""
         wrong, linear, put_right = line.linearized(states)
-        return wrong, put_right(line.solve(self.blocks(line, linear, _zero(wrong)), wrong)), known
+        return wrong, put_right(line.solve(self.blocks(line, linear, _zeros(wrong)), wrong)), known
 
     def refined(self, line: "Line", linear: Callable, solve: Callable, b: Any) -> Any:
         """d where linear(d) = b."""
@@ -183,7 +184,7 @@ class Newton:
 
     def _tangents(self, line: "Line", linear: Callable, b: Any) -> Any:
         """d where linear(d) = b: by an affine scan, and in the gradient by a reverse one."""
-        blocks = self.blocks(line, linear, jnp.zeros((), line.dtype))
+        blocks = self.blocks(line, linear, jax.tree.map(jnp.zeros_like, b))
 
         def way(back: bool) -> Callable[[Callable, Any], Any]:
             return lambda apply, b: self.refined(line, apply, partial(line.solve, blocks, back=back), b)
@@ -209,8 +210,8 @@ class DiagonalNewton(Newton):
             units.append(Group(leaves, axes, group.affine and axes == group.axes))
         return units
 
-    def blocks(self, line: "Line", linear: Callable, zero: Array) -> list[Array]:
-        return [line.diagonals(group, linear, zero) for group in line.groups]
+    def blocks(self, line: "Line", linear: Callable, zeros: Any) -> list[Array]:
+        return [line.diagonals(group, linear, zeros) for group in line.groups]
 
     def refined(self, line: "Line", linear: Callable, solve: Callable, b: Any) -> Any:
         def wrong(d: Any) -> tuple[Any, Array]:
@@ -262,7 +263,7 @@ class DampedNewton(Newton):
             slight = known < jnp.finfo(line.dtype).eps  # the smoother would only round
             return jax.lax.cond(slight, affine, lambda a, b: smoothed(a, b, known), blocks, b)
 
-        d = line.by_group(correction, self.blocks(line, linear, _zero(wrong)), wrong)
+        d = line.by_group(correction, self.blocks(line, linear, _zeros(wrong)), wrong)
         return wrong, put_right(d), known / FALL
 
 
@@ -445,46 +446,43 @@ class Line(NamedTuple):
         """d_t - J_t d_{t-1} = b_t; back: the transposed, d_t - J_{t+1}^T d_{t+1} = b_t."""
         return self.by_group(partial(affine, back=back), blocks, b)
 
-    def blocks(self, group: Group, linear: Callable, zero: Array) -> Array:
+    def blocks(self, group: Group, linear: Callable, zeros: Any) -> Array:
         """The Jacobians [T, *axes, n, n]: linear's answers to each direction of a state, taken everywhere at once."""
         columns = []
         for k in group.leaves:
             rest = self._rest(group.axes, k)
-            ones = zero + jnp.eye(prod(rest), dtype=self.dtype).reshape(prod(rest), 1, *rest)
-            directions = jnp.broadcast_to(ones, (prod(rest), self.length, *self.leaves[k].shape))
-            answers = jax.vmap(lambda d, k=k: self.packed(group, linear(self._alone(k, d, zero))))(directions)
+            ones = jnp.eye(prod(rest), dtype=self.dtype).reshape(prod(rest), 1, *rest)
+            answers = jax.vmap(lambda d, k=k: self.packed(group, linear(self._along(k, d, zeros))))(ones)
             columns.append(jnp.moveaxis(answers, 0, -1))
         made = jnp.concatenate(columns, -1)
         return jnp.eye(made.shape[-1], dtype=self.dtype) - made
 
-    def diagonals(self, group: Group, linear: Callable, zero: Array) -> Array:
+    def diagonals(self, group: Group, linear: Callable, zeros: Any) -> Array:
         """The same of each place alone [T, *axes, n, n], n leaves: one direction after another, each thrown away."""
         return jnp.eye(len(group.leaves), dtype=self.dtype) - jnp.stack(
-            [self._diagonal(group, k, linear, zero) for k in group.leaves], -1
+            [self._diagonal(group, k, linear, zeros) for k in group.leaves], -1
         )
 
-    def _diagonal(self, group: Group, k: int, linear: Callable, zero: Array) -> Array:
+    def _diagonal(self, group: Group, k: int, linear: Callable, zeros: Any) -> Array:
         """linear's answers, at each place of the group's leaves, to that place of leaf k."""
         rest = self._rest(self.axes[k], k)
 
         def add(total: Array, place: Array) -> tuple[Array, None]:
             here = (jnp.arange(prod(rest)) == place).reshape(rest)
-            direction = jnp.broadcast_to(here.astype(self.dtype), (self.length, *self.leaves[k].shape))
-            answer = self.packed(group, linear(self._alone(k, direction, zero)))
+            answer = self.packed(group, linear(self._along(k, here.astype(self.dtype), zeros)))
             return total + jnp.where(here[..., None], answer, 0), None
 
-        begin = jnp.zeros((self.length, *self.leaves[k].shape, len(group.leaves)), self.dtype)
+        begin = jnp.stack([jnp.zeros_like(jax.tree.leaves(zeros)[k])] * len(group.leaves), -1)
         return jax.lax.scan(add, begin, jnp.arange(prod(rest)))[0]
 
     def _rest(self, axes: tuple[int, ...], k: int) -> tuple[int, ...]:
         """Leaf k's shape, 1 along these axes."""
         return tuple(1 if axis in axes else size for axis, size in enumerate(self.leaves[k].shape))
 
-    def _alone(self, k: int, leaf: Array, zero: Array) -> Any:
-        """The tree of states that is zero but in leaf k."""
-        leaves = [jnp.broadcast_to(zero, (self.length, *other.shape)) for other in self.leaves]
-        leaves[k] = leaf
-        return jax.tree.unflatten(jax.tree.structure(self.init), leaves)
+    def _along(self, k: int, ones: Array, zeros: Any) -> Any:
+        """The tree of states that is zero but in leaf k, where it is `ones`."""
+        leaves, tree = jax.tree.flatten(zeros)
+        return jax.tree.unflatten(tree, [leaf + ones if k == place else leaf for place, leaf in enumerate(leaves)])
 
 
 def _precisely(line: Line) -> AbstractContextManager:
@@ -587,13 +585,12 @@ def _units(states: Any, least: int = 0) -> Any:
     return jax.tree.map(largest, states)
 
 
-def _zero(wrong: Any) -> Array:
-    """0, but not to XLA, which would keep what the weights make of it in all cells from iteration to iteration.
+def _zeros(wrong: Any) -> Any:
+    """Zeros, but not to XLA, which would keep what the weights make of them in all cells from iteration to iteration.
 
     wrong: of the states, which change with the iterations.
     """
-    some = next(leaf for leaf in jax.tree.leaves(wrong) if leaf.size)
-    return jnp.minimum(jnp.abs(jnp.nan_to_num(jnp.ravel(some)[0])), 0)
+    return jax.tree.map(lambda leaf: jnp.minimum(jnp.abs(jnp.nan_to_num(leaf)), 0), wrong)
 
 
 def _minus(a: Any, b: Any) -> Any:

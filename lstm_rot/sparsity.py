@@ -164,7 +164,8 @@ def _lands(equation: Any, operand: int, shape: tuple[int, ...], out: tuple[int, 
 
 
 INSIDE = {"jit": "jaxpr", "remat2": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
-POINTWISE = {"mul", "div", "neg", "add", "add_any", "sub", "convert_element_type", "select_n", "copy", "name"}
+PLACED = {"reshard", "sharding_constraint", "pvary"}  # the same values, elsewhere
+POINTWISE = {"mul", "div", "neg", "add", "add_any", "sub", "convert_element_type", "select_n", "copy", "name", *PLACED}
 PRODUCTS = {"mul", "div", "dot_general", "conv_general_dilated"}
 LINEAR = POINTWISE - {"mul", "div", "select_n", "convert_element_type"} | {
     *("broadcast_in_dim", "transpose", "squeeze", "reshape", "slice", "rev", "optimization_barrier"),
