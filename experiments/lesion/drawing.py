@@ -19,7 +19,7 @@ KINDS = OF_CIFAR | {"dense highway": ("#CC79A7", "-.v"), "dense residual": ("#00
 
 
 def draw(result: dict) -> Figure:
-    figure, axes = plt.subplots(6, 2, figsize=(9, 15.5), dpi=90, layout="constrained")
+    figure, axes = plt.subplots(6, 2, figsize=(9, 15), dpi=77, layout="constrained")
     config, measured = result["config"], result["measurements"]
     chance = 100 * (1 - 1 / measured["classes"])
     for column, along in zip(axes.T, CELL, strict=True):
