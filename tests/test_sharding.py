@@ -1,13 +1,20 @@
-"""The hidden axis over four devices: gates are an axis of their own, so that no step moves them between devices."""
+"""The hidden axis over four devices: gates are an axis of their own, so that no step moves them between devices.
+
+And examples over four, on a mesh of automatic axes or of explicit ones.
+"""
+
+from contextlib import nullcontext
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CELLS, assert_close, compiled, flow, normal, weights
+from helpers import CELLS, assert_close, compiled, flow, normal, random_like, weights
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lstm_rot import DEPTH, TIME, scan
+from lstm_rot import DEPTH, TIME, Checkpointed, Newton, scan
+from lstm_rot.models import classifier, conv_resnet, gru, lstm, resnet
 
 H = 8
 
@@ -58,3 +65,50 @@ def test_flat_gates_would_move():
     w, h = normal("float32", H, 4 * H), normal("float32", 2, H)
     text = compiled(step, w, h, in_shardings=last_axis((w, h)), out_shardings=last_axis(h)).as_text()
     assert "collective-permute" in text
+
+
+B, T, D = 4, 5, 6
+KEY = jax.random.key(0)
+WIDE: Any = {"param_dtype": "float64"}
+PLAIN = lstm.Config(D, H, **WIDE)
+RICH = lstm.Config(
+    D, H, 2, bidirectional=True, projection_size=4, peepholes=True, dropout=0.3, zoneout_cell=0.1, **WIDE
+)
+PLACED = {  # a model, its config, options of its apply, and its input, examples along which axis
+    "lstm": (lstm, PLAIN, {}, (T, B, D), 1),
+    "lstm, reference": (lstm, PLAIN, {"implementation": "reference"}, (T, B, D), 1),
+    "lstm, at once": (lstm, PLAIN, {"schedule": Newton()}, (T, B, D), 1),
+    "lstm, rich": (lstm, RICH, {"key": KEY, "lengths": [5, 0, 2, 1]}, (T, B, D), 1),
+    "gru": (gru, gru.Config(D, H, compute_dtype="bfloat16"), {}, (T, B, D), 1),
+    "resnet": (resnet, resnet.Config(D, H, 3, **WIDE), {"schedule": Checkpointed()}, (B, D), 0),
+    "conv_resnet": (conv_resnet, conv_resnet.Config(8, width=4, **WIDE), {}, (B, 8, 8, 3), 0),
+    "classifier": (classifier, classifier.Config(gru.Config(D, H, **WIDE), 3), {}, (B, T, D), 0),
+}
+
+
+@pytest.mark.parametrize("context", [True, False])
+@pytest.mark.parametrize("name", PLACED)
+def test_examples_over_explicit_axes_are_what_they_are_over_none(name, context):
+    """Explicit axes are those of `jax.make_mesh` unless it is told otherwise."""
+    model, config, options, shape, axis = PLACED[name]
+    dtype = "bfloat16" if name == "gru" else "float64"
+    params, x = random_like(model.init(KEY, config), 0), normal("float32" if name == "gru" else dtype, *shape)
+    devices = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
+    spec = PartitionSpec(*("data" if place == axis else None for place in range(len(shape))))
+
+    def run(params, x):
+        results = model.apply(params, x, config=config, **options)
+        leaves = [leaf.astype("float64") for leaf in jax.tree.leaves(results)]
+        return sum((jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape) * leaf).sum() for leaf in leaves), results
+
+    def both(params, x):
+        return jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(params, x)
+
+    expected = both(params, x)
+    with jax.set_mesh(devices) if context else nullcontext():
+        found = both(params, jax.device_put(x, NamedSharding(devices, spec)))
+        eager = model.apply(params, jax.device_put(x, NamedSharding(devices, spec)), config=config, **options)
+    assert_close(found, expected, dtype)
+    assert_close(eager, expected[0][1], dtype)
+    output = jax.tree.leaves(eager)[0 if name == "conv_resnet" else -1]
+    assert "data" in output.sharding.spec and found[1][1].sharding.spec == spec

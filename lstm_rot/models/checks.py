@@ -1,13 +1,15 @@
 """What every model checks before anything is compiled, and the three dtypes of a config."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Integer
 
@@ -184,3 +186,15 @@ def lengths_in(
         wrong = np.flatnonzero((values < 0) | (values > steps))
         if wrong.size:
             raise ValueError(f"{name}[{wrong[0]}] = {values[wrong[0]]} is outside 0..{steps}, {of}")
+
+
+def automatic(run: Callable[..., Any], x: Any, specs: Any) -> Callable[..., Any]:
+    """run, where its arrays lie being left to the compiler even if x lies over explicit axes of a mesh.
+
+    Those are `jax.make_mesh`'s, unless it is told otherwise. specs: how the results lie over them, or a prefix of it.
+    """
+    mesh = jax.typeof(x).sharding.mesh
+    if not mesh.explicit_axes:
+        return run
+    placed = jax.tree.map(partial(NamedSharding, mesh), specs)
+    return jax.sharding.auto_axes(run, axes=mesh.explicit_axes, out_sharding=placed)

@@ -94,6 +94,11 @@ def _shapes(config: Config) -> Params:
 
 @partial(jax.jit, static_argnames=("config", "schedule"))
 def _apply(params: Params, images: Any, *, config: Config, schedule: Schedule) -> jax.Array:
+    run = partial(_run, config=config, schedule=schedule)
+    return checks.automatic(run, images, P(jax.typeof(images).sharding.spec[0], None))(params, images)
+
+
+def _run(params: Params, images: Any, *, config: Config, schedule: Schedule) -> jax.Array:
     body, model = config.body, BODIES[type(config.body)]
     if config.turned:
         top = model.apply(params.body, images.reshape(len(images), -1), config=body, schedule=schedule)

@@ -206,6 +206,12 @@ def _statistics(config: Config) -> Any:
 
 @partial(jax.jit, static_argnames=("config", "schedule"))
 def _apply(params: Params, images: Any, *, config: Config, statistics: Any, schedule: Schedule) -> tuple[Any, Any]:
+    run = partial(_run, config=config, schedule=schedule)
+    results = P(jax.typeof(images).sharding.spec[0], None), P()
+    return checks.automatic(run, images, results)(params, images, statistics)
+
+
+def _run(params: Params, images: Any, statistics: Any, *, config: Config, schedule: Schedule) -> tuple[Any, Any]:
     params = config.cast(params)
     left = (None,) * len(params.net) if statistics is None else statistics
     used, (stream, _) = net(config, schedule=schedule)(params.net, left, (images.astype(config.stream), ()))

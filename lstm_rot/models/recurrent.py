@@ -279,6 +279,26 @@ def _apply(
     implementation: Implementation,
     spread: Spread | None,
 ) -> tuple[Any, jax.Array]:
+    run = partial(_run, kind, config=config, schedule=schedule, implementation=implementation, spread=spread)
+    time, batch, _ = jax.typeof(xs).sharding.spec
+    carries = jax.tree.map(lambda leaf: P(*[None] * (leaf.ndim - 2), batch, None), shapes(kind, config, xs.shape[1])[1])
+    return checks.automatic(run, xs, (carries, P(time, batch, None)))(params, xs, lengths, carry, key, start)
+
+
+def _run(
+    kind: Kind,
+    params: Any,
+    xs: Any,
+    lengths: Any,
+    carry: Any,
+    key: Any,
+    start: Any,
+    *,
+    config: Config,
+    schedule: Schedule,
+    implementation: Implementation,
+    spread: Spread | None,
+) -> tuple[Any, jax.Array]:
     stream, memory = kind.flows(kind.zeros(config, xs.shape[1]) if carry is None else carry)
     left = stream.astype(config.stream), jax.tree.map(lambda leaf: leaf.astype(config.compute), memory)
     x, valid = xs.astype(config.compute), None

@@ -105,6 +105,11 @@ def _shapes(config: Config) -> Params:
 
 @partial(jax.jit, static_argnames=("config", "schedule"))
 def _apply(params: Params, xs: Any, *, config: Config, schedule: Schedule) -> jax.Array:
+    run = partial(_run, config=config, schedule=schedule)
+    return checks.automatic(run, xs, P(jax.typeof(xs).sharding.spec[0], None))(params, xs)
+
+
+def _run(params: Params, xs: Any, *, config: Config, schedule: Schedule) -> jax.Array:
     params = config.cast(params)
     stream = (xs.astype(config.compute) @ params.w + params.b).astype(config.stream)
     net = scan(turn(residual(config.step.branch)), DEPTH, schedule=schedule)
