@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,8 +191,7 @@ def execute(
         },
     }
     result |= assess(experiment, _parsed(_written(measurements)))  # from what is written, as --redraw does
-    for path in [results / f"{experiment.name}.json"] + [experiment.published] * publish:
-        write(experiment, result, path)
+    write(experiment, result, results / f"{experiment.name}.json", *[experiment.published] * publish)
     return result
 
 
@@ -206,16 +206,19 @@ def assess(experiment: Experiment, measurements: dict) -> dict:
     }
 
 
-def write(experiment: Experiment, result: dict, path: Path) -> None:
+def write(experiment: Experiment, result: dict, *paths: Path) -> None:
     """The JSON, and beside it the figure drawn from it alone; both are whole before either replaces an older one."""
-    json_part, png_part = path.with_suffix(".json.part"), path.with_suffix(".png.part")
-    json_part.write_text(_written(result), "utf-8")
+    text, png = _written(result), BytesIO()
     with plt.rc_context(STYLE):
-        figure = experiment.draw(read(json_part))
-        figure.savefig(png_part, format="png")
+        figure = experiment.draw(_parsed(text))
+        figure.savefig(png, format="png")
         plt.close(figure)
-    json_part.replace(path)
-    png_part.replace(path.with_suffix(".png"))
+    for path in paths:
+        json_part, png_part = path.with_suffix(".json.part"), path.with_suffix(".png.part")
+        json_part.write_text(text, "utf-8")
+        png_part.write_bytes(png.getvalue())
+        json_part.replace(path)
+        png_part.replace(path.with_suffix(".png"))
 
 
 def read(path: Path) -> dict:

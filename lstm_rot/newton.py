@@ -105,8 +105,8 @@ class Newton:
     def _solved(self, line: "Line") -> tuple[Any, Any, Info]:
         tangents = partial(self._tangents, line)
         guess = line.guess()
-        found = jax.lax.custom_root(line.residual, guess, partial(self._search, line), tangents, has_aux=True)
-        states, (done, size, correction, converged) = jax.lax.stop_gradient(found)
+        searched = jax.lax.custom_root(line.residual, guess, partial(self._search, line), _underived, has_aux=True)
+        states, (done, size, correction, converged) = jax.lax.stop_gradient(searched)
         info = Info(done.astype(jnp.int32), size, correction, converged > 0)
 
         def derived() -> tuple[Any, Any]:
@@ -569,6 +569,11 @@ def _inverse(a: Array) -> Array:
 
     both = jnp.concatenate([a, jnp.broadcast_to(jnp.eye(len(rows), dtype=a.dtype), a.shape)], -1)
     return jax.lax.fori_loop(0, len(rows), eliminated, both)[..., len(rows) :]
+
+
+def _underived(linear: Callable, b: Any) -> Any:
+    """In place of the d where linear(d) = b, for a root whose gradient is stopped."""
+    return b
 
 
 def _around(states: Any) -> Any:

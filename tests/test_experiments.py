@@ -82,7 +82,7 @@ TINY = {
         limit=200,
         hidden=4,
         epochs=0.3,
-        beams=(1, 2),
+        beams=(2,),
         ensembles=(2,),
         buckets=1,
         sentences=8,
@@ -140,6 +140,8 @@ TINY = {
         samples=1,
         path_images=8,
         path_samples=2,
+        dense_depth=3,
+        dense_size=4,
         seeds=2,
     ),
     "dial": replace(

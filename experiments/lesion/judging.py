@@ -98,7 +98,7 @@ def idle(measurements: dict) -> Finding:
     for row in deep(measurements, "dense highway", 0):
         first, last = (round(layer * row["size"] / GATED) for layer in IDLE)
         costs = 100 * (np.array(row["single"]) - np.array(row["whole"])[:, None])
-        before, within = costs[:, : first - 1].max(1), costs[:, first - 1 : last].max(1)
+        before, within = costs[:, : max(first - 1, 1)].max(1), costs[:, first - 1 : last].max(1)
         said.append(
             f"{data}, {row['size']} layers: {spread(100 * np.array(row['whole']))} % whole; without the one that costs "
             f"most, of layers {first} to {last} {spread(within)} points more, of those before {spread(before)}"
