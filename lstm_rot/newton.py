@@ -57,8 +57,8 @@ class Newton:
     each then computed from the one before it (as by a loop that rounds alike: one whose products round otherwise is
     soon elsewhere). otherwise: what becomes of a line that does not converge: "raise" raises `NotConverged` when it has
     run (in a jitted function `jax.errors.JaxRuntimeError`, which names it), its results and gradients nan; "sequential"
-    runs it cell by cell instead (always, under `vmap` over whole lines). A line is given up before its iterations are,
-    where a step gives what is not finite though all cells before it are solved.
+    runs it cell by cell instead, in the same precision (always, under `vmap` over whole lines). A line is given up
+    before its iterations are, where a step gives what is not finite though all cells before it are solved.
 
     What its Jacobians look like is read from the step (`lstm_rot.sparsity`): a state of D entries that all act on each
     other costs O(T D^2) memory and O(T D^3) work, for each sequence of a batch; a diagonal recurrence costs O(T D).
@@ -68,7 +68,7 @@ class Newton:
     `jax.default_matmul_precision` is set: a state so rounded jumps where its derivative knows of nothing, and a line
     would take nearly half as many iterations as it has cells. The step must have a `jax.jvp`: one with a
     `jax.custom_vjp` in it has none. The gradient is that of the solution, by one reverse affine scan; all of its
-    derivatives are.
+    derivatives are. Over explicit axes of a mesh a batch may lie, not the units of a dense state.
 
     Raises ValueError for iterations below 1, a tol below 0 or infinite, another `otherwise` and a carry that is not
     floating, and TypeError, as `jax.lax.scan`, for a step that changes its carry's shapes or dtypes.

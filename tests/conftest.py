@@ -16,7 +16,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     * version("jaxlib").startswith("0.10.")
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")  # a twentieth of the time of tracing, with the next
+os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")  # with the next line, a twentieth less time to trace
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # one cache of what took long to compile, for all workers of this run
     CACHE = tempfile.TemporaryDirectory(prefix="compiled")

@@ -333,7 +333,7 @@ def test_growing_lines_are_exact_too():
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize(
-    ("name", "given", "precise"), [("lstm", None, True), ("lstm", "tensorfloat32", False), ("minlstm", None, False)]
+    ("name", "given", "precise"), [("rnn", None, True), ("rnn", "tensorfloat32", False), ("minlstm", None, False)]
 )
 def test_products_with_a_state_are_not_rounded_on_an_accelerator_unless_so_asked(name, given, precise, schedule):
     cell, *args = along_time(name, "float32")
@@ -343,8 +343,10 @@ def test_products_with_a_state_are_not_rounded_on_an_accelerator_unless_so_asked
 
     with jax.default_matmul_precision(given):
         program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*on_device(*args)).as_text()
-    products = re.findall(r"stablehlo.dot_general .*", program)
-    assert products and all("HIGHEST" in product for product in products) == precise
+    products = re.findall(
+        r"stablehlo.dot_general .*", program
+    )  # the step's: states so small need none to be solved for
+    assert {"HIGHEST" in product for product in products} == {precise}
 
 
 def failing(schedule):

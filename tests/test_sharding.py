@@ -4,6 +4,7 @@ And examples over four, on a mesh of automatic axes or of explicit ones.
 """
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_rot import DEPTH, TIME, Checkpointed, Newton, scan
 from lstm_rot.models import classifier, conv_resnet, gru, lstm, resnet
+from lstm_rot.training.pipeline import Pipeline
 
 H = 8
 
@@ -113,3 +115,34 @@ def test_examples_over_explicit_axes_are_what_they_are_over_none(name, context):
     assert_close(eager, expected[0][1], dtype)
     output = jax.tree.leaves(eager)[0 if name == "conv_resnet" else -1]
     assert "data" in output.sharding.spec and found[1][1].sharding.spec == spec
+
+
+def without_stage(spec):
+    return PartitionSpec(*(None if axis == "stage" else axis for axis in spec))
+
+
+def test_models_over_explicit_axes_in_pipelines_shard_maps_and_over_their_own_units():
+    config = lstm.Config(H, H, num_layers=4, **WIDE)
+    params, x = random_like(lstm.init(KEY, config), 0), normal("float64", T, B, H)
+    expected = lstm.apply(params, x, config=config)
+    stages = jax.make_mesh((2, 1, 2), ("data", "model", "stage"), devices=jax.devices()[:4])
+    placed = jax.device_put(x, NamedSharding(stages, PartitionSpec(None, "data")))
+    assert_close(
+        lstm.apply(params, placed, config=config, implementation=Pipeline(stages, chunks=2)), expected, "float64"
+    )
+
+    both = jax.make_mesh((2, 2), ("data", "model"), devices=jax.devices()[:4])
+    specs = PartitionSpec(), PartitionSpec(None, "data"), PartitionSpec(None, "data")
+    carry = lstm.zeros(config, B)
+    run = jax.shard_map(
+        lambda p, x, carry: lstm.apply(p, x, config=config, carry=carry)[1],
+        mesh=both,
+        in_specs=specs,
+        out_specs=specs[1],
+        axis_names={"data"},
+    )
+    with jax.set_mesh(both):
+        assert_close(jax.jit(run)(params, x, carry), expected[1], "float64")
+        specs = jax.tree.map(without_stage, lstm.specs(config), is_leaf=lambda tree: isinstance(tree, PartitionSpec))
+        units = jax.device_put(params, jax.tree.map(partial(NamedSharding, both), specs))
+        assert_close(jax.jit(lambda p: lstm.apply(p, x, config=config))(units), expected, "float64")

@@ -79,8 +79,11 @@ def run(config: Config, progress: Progress) -> dict:
     for option, known in (("readers", cifar.READERS), ("dense", DENSE)):
         if unknown := [name for name in getattr(config, option) if name not in known]:
             raise Refused(f"--{option} {unknown[0]!r}: known are {', '.join(map(repr, known))}")
-    there, of_dense = nets.pictures(config.data, config.pixels), nets.pictures(config.dense_data)
-    shown = {(config.data, config.pixels): _shown(config, there), (config.dense_data, None): _shown(config, of_dense)}
+    there, of_dense = nets.pictures(config.data, config.pixels), None
+    shown = {(config.data, config.pixels): _shown(config, there)}
+    if config.dense:
+        of_dense = nets.pictures(config.dense_data)
+        shown[config.dense_data, None] = _shown(config, of_dense)
     chosen = [each for each in cifar.recipes(config) if each[0] == "depth" or each[1] in config.readers]
     rows: dict[tuple, dict] = {}
     for axis, kind, size, net in cifar.trained(config, [*chosen, *recipes(config)], progress):
@@ -92,7 +95,7 @@ def run(config: Config, progress: Progress) -> dict:
             row["paths"].append(paths.measure(net, *learnt, config.path_samples))
     return {
         "data": there.provenance,
-        "data of dense nets": of_dense.provenance,
+        "data of dense nets": of_dense and of_dense.provenance,
         "classes": cifar.CLASSES,
         "rows": list(rows.values()),
     }
@@ -100,9 +103,9 @@ def run(config: Config, progress: Progress) -> dict:
 
 def recipes(config: Config) -> Iterator[tuple[str, str, int, nets.Recipe]]:
     """(axis, kind, size, recipe) of the dense nets."""
-    width = int(np.prod(nets.pictures(config.dense_data).train_x.shape[1:]))
     for seed in range(config.seeds):
         for kind in config.dense:
+            width = int(np.prod(nets.pictures(config.dense_data).train_x.shape[1:]))
             body = resnet.Config(width, config.dense_size, config.dense_depth, DENSE[kind])
             yield (
                 "depth",

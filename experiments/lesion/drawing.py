@@ -50,12 +50,17 @@ def draw(result: dict) -> Figure:
     figure.suptitle(
         f"{result['data']['name']}, {config['pixels']} x {config['pixels']} pixels, {config['images']} test images; "
         f"along depth {config['width']}, {2 * config['width']}, {4 * config['width']} filters; along time hidden size "
-        f"{config['hidden_size']};\ndense nets: {measured['data of dense nets']['name']}, its images whole, "
-        f"{config['dense_size']} units a layer\n{counted(result['seeds'], 'seed')}: mean; bands: the least to the "
-        "greatest of the seeds and of the random choices of cells;\nin the fifth row from the 10% to the 90% of paths",
+        f"{config['hidden_size']}{_of_dense(config)}\n{counted(result['seeds'], 'seed')}: mean; bands: the least to "
+        "the greatest of the seeds and of the random choices of cells;\nin the fifth row 10% to 90% of the paths",
         fontsize=9,
     )
     return figure
+
+
+def _of_dense(config: dict) -> str:
+    if not config["dense"]:
+        return ""
+    return f";\ndense nets: {config['dense_data']}, its images whole, {config['dense_size']} units a layer"
 
 
 def dense(row: dict) -> bool:

@@ -13,6 +13,7 @@ PAPER_BLOCKS, PAPER_LENGTHS, PAPER_SHARE = 54, (5, 17), 0.0045  # 10 to 34 layer
 LEAST_RESIDUAL = 56  # layers: 27 blocks, half of the paper's; each block of fewer is a larger part of its net
 CARRIED = (0.05, 0.5, 0.95)  # the shares of the gradient up to which lengths are told
 IDLE, NEARLY = (15, 45), 1.0  # layers of 50, counted from one; points of test error that none of them costs
+GOOD = 10.0  # % test error of MNIST that a net has at most which has learnt it
 GATED = 50  # layers at least, of which the first are those before the idle ones
 
 
@@ -94,8 +95,9 @@ def paths(measurements: dict) -> Finding:
 
 def idle(measurements: dict) -> Finding:
     """Whether the layers that were idle in the paper's highway net are so in ours, and the first are not."""
-    verdict, said, data = INCONCLUSIVE, [], measurements["data of dense nets"]["name"]
+    verdict, said = INCONCLUSIVE, []
     for row in deep(measurements, "dense highway", 0):
+        data = measurements["data of dense nets"]["name"]
         first, last = (round(layer * row["size"] / GATED) for layer in IDLE)
         costs = 100 * (np.array(row["single"]) - np.array(row["whole"])[:, None])
         before, within = costs[:, : max(first - 1, 1)].max(1), costs[:, first - 1 : last].max(1)
@@ -103,7 +105,7 @@ def idle(measurements: dict) -> Finding:
             f"{data}, {row['size']} layers: {spread(100 * np.array(row['whole']))} % whole; without the one that costs "
             f"most, of layers {first} to {last} {spread(within)} points more, of those before {spread(before)}"
         )
-        if row["size"] >= GATED and learnt(row) and data == "mnist":
+        if row["size"] >= GATED and 100 * max(row["whole"]) <= GOOD and data == "mnist":
             if within.max() < NEARLY < before.min():
                 verdict = REPRODUCED
             elif within.min() > max(NEARLY, before.max()):
@@ -112,10 +114,11 @@ def idle(measurements: dict) -> Finding:
         "SRI15-lesion",
         "test error, " + "; ".join(said) if said else "no dense highway net",
         verdict,
-        f"of a dense highway net of {GATED} layers or more, on MNIST, with at most {LEARNT:g} % test error whole: "
+        f"of a dense highway net of {GATED} layers or more, on MNIST, with at most {GOOD:g} % test error whole: "
         f"reproduced if in every seed none of the layers {IDLE[0]} to {IDLE[1]} of {GATED} costs {NEARLY:g} point of "
         "test error when it is deleted, and one of those before them more than that; contradicted if in every seed one "
-        "of them costs more than that, and than each before them in any seed; else inconclusive",
+        "of them costs more than that, and than each before them in any seed; else inconclusive; the layers after them "
+        "are not judged, and the paper's errors are of its training set",
     )
 
 

@@ -189,12 +189,14 @@ def lengths_in(
 
 
 def automatic(run: Callable[..., Any], x: Any, specs: Any) -> Callable[..., Any]:
-    """run, where its arrays lie being left to the compiler even if x lies over explicit axes of a mesh.
+    """run, where its arrays lie being left to the compiler even if x lies on a mesh of explicit axes.
 
-    Those are `jax.make_mesh`'s, unless it is told otherwise. specs: how the results lie over them, or a prefix of it.
+    Those are `jax.make_mesh`'s, unless it is told otherwise. specs: how the results lie over them, or a prefix of it:
+    the models' as their examples do, and whole along all else. Within a `shard_map` nothing is changed.
     """
     mesh = jax.typeof(x).sharding.mesh
-    if not mesh.explicit_axes:
+    mesh = jax.sharding.get_abstract_mesh() if mesh.empty else mesh
+    if not mesh.explicit_axes or mesh.manual_axes:
         return run
     placed = jax.tree.map(partial(NamedSharding, mesh), specs)
     return jax.sharding.auto_axes(run, axes=mesh.explicit_axes, out_sharding=placed)

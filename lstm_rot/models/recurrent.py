@@ -280,6 +280,8 @@ def _apply(
     spread: Spread | None,
 ) -> tuple[Any, jax.Array]:
     run = partial(_run, kind, config=config, schedule=schedule, implementation=implementation, spread=spread)
+    if spread is not None:  # which says itself where what lies
+        return run(params, xs, lengths, carry, key, start)
     time, batch, _ = jax.typeof(xs).sharding.spec
     carries = jax.tree.map(lambda leaf: P(*[None] * (leaf.ndim - 2), batch, None), shapes(kind, config, xs.shape[1])[1])
     return checks.automatic(run, xs, (carries, P(time, batch, None)))(params, xs, lengths, carry, key, start)
