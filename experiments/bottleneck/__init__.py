@@ -52,7 +52,7 @@ PRESETS = {
     "paper": Config(
         layers=tuple(LAYERS),
         widths=(16, 512),
-        steps=(128, 512, 2048, 8192),
+        steps=(128, 1024, 8192),
         unit_steps=(1000, 10_000, 100_000),
         batch=8,
         seconds=8.0,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -36,17 +37,19 @@ def training_step(name: str, key: Any, steps: int, width: int, batch: int) -> tu
 def case(names: Sequence[str], steps: int, width: int, batch: int, seconds: float, tell: Callable[[], None]) -> list:
     """A row for each layer over a line of `steps`, their training steps called in turn for about `seconds`.
 
-    A layer that fails, for lack of memory or because its line is not solved, has "failed" in its row, the reason, and
-    no numbers.
+    All are compiled first, on as many threads as there are cores. A layer that fails, for lack of memory or because its
+    line is not solved, has "failed" in its row, the reason, and no numbers.
     """
     where = {"steps": steps, "width": width, "batch": batch}
     rows, calls = {}, {}
-    for name in names:
-        try:
-            rows[name], calls[name] = _measured(name, steps, width, batch)
-        except FAILURES as error:
-            rows[name] = _failed(error)
-        tell()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        programs = {name: pool.submit(_programs, name, steps, width, batch) for name in names}
+        for name, compiled in programs.items():
+            try:
+                rows[name], calls[name] = _measured(name, steps, width, *compiled.result())
+            except FAILURES as error:
+                rows[name] = _failed(error)
+            tell()
     failed: dict[str, Exception] = {}
     for name, times in in_turn(calls, seconds, failed=failed).items():
         low, middle, high = np.percentile(times, (25, 50, 75)).tolist()
@@ -59,13 +62,18 @@ def _failed(error: Exception) -> dict[str, Any]:
     return {"failed": str(error).strip().split("\n")[0][:200]}
 
 
-def _measured(name: str, steps: int, width: int, batch: int) -> tuple[dict, Callable]:
-    layer = LAYERS[name]
+def _programs(name: str, steps: int, width: int, batch: int) -> tuple[Any, tuple, str]:
+    """The training step, its arguments, and the forward program's text."""
     step, args = training_step(name, jax.random.key(0), steps, width, batch)
+    return step, args, "" if LAYERS[name].cudnn else _forward(name, *args).as_text()
+
+
+def _measured(name: str, steps: int, width: int, step: Any, args: tuple, forward: str) -> tuple[dict, Callable]:
+    layer = LAYERS[name]
     (_, info), _ = jax.block_until_ready(step(*args))
     told = solved(info, name, steps)
     return {
-        "depth": None if layer.cudnn else Program(_forward(name, *args).as_text()).depth(told),
+        "depth": None if layer.cudnn else Program(forward).depth(told),
         "iterations": told,
         "flops": None if info is not None else _work(name, width, args[1]),
         "bytes": step.memory_analysis().temp_size_in_bytes,  # pyright: ignore
