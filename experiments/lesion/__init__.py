@@ -80,7 +80,7 @@ def run(config: Config, progress: Progress) -> dict:
         if unknown := [name for name in getattr(config, option) if name not in known]:
             raise Refused(f"--{option} {unknown[0]!r}: known are {', '.join(map(repr, known))}")
     there, of_dense = nets.pictures(config.data, config.pixels), None
-    shown: dict[tuple[str, int | None], list] = {(config.data, config.pixels): _shown(config, there)}
+    shown: dict[tuple[str, int | None], Any] = {(config.data, config.pixels): _shown(config, there)}
     if config.dense:
         of_dense = nets.pictures(config.dense_data)
         shown[config.dense_data, None] = _shown(config, of_dense)
