@@ -133,7 +133,7 @@ def test_models_over_explicit_axes_in_pipelines_shard_maps_and_over_their_own_un
 
     both = jax.make_mesh((2, 2), ("data", "model"), devices=jax.devices()[:4])
     specs = PartitionSpec(), PartitionSpec(None, "data"), PartitionSpec(None, "data")
-    carry = lstm.zeros(config, B)
+    examples, carry = jax.device_put((x, lstm.zeros(config, B)), NamedSharding(both, specs[1]))
     run = jax.shard_map(
         lambda p, x, carry: lstm.apply(p, x, config=config, carry=carry)[1],
         mesh=both,
@@ -142,7 +142,7 @@ def test_models_over_explicit_axes_in_pipelines_shard_maps_and_over_their_own_un
         axis_names={"data"},
     )
     with jax.set_mesh(both):
-        assert_close(jax.jit(run)(params, x, carry), expected[1], "float64")
+        assert_close(jax.jit(run)(params, examples, carry), expected[1], "float64")
         specs = jax.tree.map(without_stage, lstm.specs(config), is_leaf=lambda tree: isinstance(tree, PartitionSpec))
         units = jax.device_put(params, jax.tree.map(partial(NamedSharding, both), specs))
         assert_close(jax.jit(lambda p: lstm.apply(p, x, config=config))(units), expected, "float64")

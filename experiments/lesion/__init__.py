@@ -25,6 +25,7 @@ from lstm_rot.training import sharding
 from lstm_rot.training.mesh import make_mesh
 
 ONE_PATH = ("plain", "plain RNN")  # nothing is kept: the only path goes through all cells
+Examples = tuple[jax.Array, jax.Array]  # images and classes
 DENSE = {"highway": resnet.HIGHWAY, "residual": resnet.RESIDUAL}
 
 
@@ -80,7 +81,9 @@ def run(config: Config, progress: Progress) -> dict:
         if unknown := [name for name in getattr(config, option) if name not in known]:
             raise Refused(f"--{option} {unknown[0]!r}: known are {', '.join(map(repr, known))}")
     there, of_dense = nets.pictures(config.data, config.pixels), None
-    shown: dict[tuple[str, int | None], Any] = {(config.data, config.pixels): _shown(config, there)}
+    shown: dict[tuple[str, int | None], tuple[Examples, Examples]] = {
+        (config.data, config.pixels): _shown(config, there)
+    }
     if config.dense:
         of_dense = nets.pictures(config.dense_data)
         shown[config.dense_data, None] = _shown(config, of_dense)
@@ -125,19 +128,19 @@ def recipes(config: Config) -> Iterator[tuple[str, str, int, nets.Recipe]]:
             )
 
 
-def _shown(config: Config, there: nets.Pictures) -> list[tuple[jax.Array, jax.Array]]:
-    """(images, classes) that errors are measured on, and those whose loss the paths' gradients are of."""
+def _shown(config: Config, there: nets.Pictures) -> tuple[Examples, Examples]:
+    """Those that errors are measured on, and those whose loss the paths' gradients are of."""
     devices, name = make_mesh(config.mesh), there.provenance["name"]
-    parts = {"images": (there.test_x, there.test_y), "path_images": (there.train_x, there.train_y)}
-    shown = []
-    for option, (x, y) in parts.items():
+
+    def first(option: str, x: np.ndarray, y: np.ndarray) -> Examples:
         if (given := getattr(config, option)) % devices.size or given > len(x):
             raise Refused(
                 f"--{option.replace('_', '-')} {given}: {name} has {len(x)}, and the {devices.size} devices share "
                 f"them: give a multiple of {devices.size} up to that"
             )
-        shown.append(jax.device_put((x[:given], y[:given]), sharding.batch(devices)))
-    return shown
+        return jax.device_put((x[:given], y[:given]), sharding.batch(devices))
+
+    return first("images", there.test_x, there.test_y), first("path_images", there.train_x, there.train_y)
 
 
 def _row(axis: str, kind: str, size: int, recipe: nets.Recipe) -> dict:

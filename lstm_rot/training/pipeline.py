@@ -10,12 +10,13 @@ nothing to hand on, so its chunks are microbatches. The code is the same, as the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lstm_rot.core import TIME, Above, Axis, Below, Cell, Left, Params, Right
@@ -83,7 +84,11 @@ def pipeline(
             axis_names={STAGE, *(name for spec in jax.tree.leaves(layout) for entry in spec for name in _names(entry))},
             check_vma=False,  # a grid may begin its loops with constants, which are not marked as varying
         )
-        return jax.jit(run)(jnp.arange(stages, dtype="int32"), *inputs)
+        inputs = jnp.arange(stages, dtype="int32"), *inputs
+        if AxisType.Explicit in mesh.axis_types:  # then a shard_map takes only what lies as it says
+            where = jax.tree.map(partial(NamedSharding, mesh), (P(STAGE), *layout))
+            inputs = jax.tree.map(jax.sharding.reshard, inputs, where)
+        return jax.jit(run)(*inputs)
 
     return pipelined
 
