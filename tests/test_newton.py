@@ -343,9 +343,7 @@ def test_products_with_a_state_are_not_rounded_on_an_accelerator_unless_so_asked
 
     with jax.default_matmul_precision(given):
         program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*on_device(*args)).as_text()
-    products = re.findall(
-        r"stablehlo.dot_general .*", program
-    )  # the step's: states so small need none to be solved for
+    products = re.findall(r"stablehlo.dot_general .*", program)  # the step's: the solver has none for states so small
     assert {"HIGHEST" in product for product in products} == {precise}
 
 

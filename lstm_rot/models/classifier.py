@@ -84,7 +84,8 @@ def apply(
         way = "pixels in all, through depth," if config.turned else "pixels a row, along time,"
         raise ValueError(f"images have {pixels} {way} config.body.input_size={config.body.input_size}")
     checks.like("params", params, _shapes(config))
-    return _apply(params, images, config=config, schedule=schedule)
+    run = partial(_apply, config=config, schedule=schedule)
+    return checks.automatic(run, images, P(jax.typeof(images).sharding.spec[0], None))(params, images)
 
 
 @lru_cache
@@ -94,11 +95,6 @@ def _shapes(config: Config) -> Params:
 
 @partial(jax.jit, static_argnames=("config", "schedule"))
 def _apply(params: Params, images: Any, *, config: Config, schedule: Schedule) -> jax.Array:
-    run = partial(_run, config=config, schedule=schedule)
-    return checks.automatic(run, images, P(jax.typeof(images).sharding.spec[0], None))(params, images)
-
-
-def _run(params: Params, images: Any, *, config: Config, schedule: Schedule) -> jax.Array:
     body, model = config.body, BODIES[type(config.body)]
     if config.turned:
         top = model.apply(params.body, images.reshape(len(images), -1), config=body, schedule=schedule)

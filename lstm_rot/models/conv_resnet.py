@@ -188,7 +188,9 @@ def apply(
     checks.like("params", params, _shapes(config))
     if statistics is not None:
         checks.like("statistics", statistics, _statistics(config))
-    return _apply(params, images, config=config, statistics=statistics, schedule=schedule)
+    run = partial(_apply, config=config, schedule=schedule)
+    results = P(jax.typeof(images).sharding.spec[0], None), P()
+    return checks.automatic(run, images, results)(params, images, statistics)
 
 
 @lru_cache
@@ -200,18 +202,12 @@ def _shapes(config: Config) -> Params:
 def _statistics(config: Config) -> Any:
     image = jax.ShapeDtypeStruct((1, 4, 4, config.channels), config.stream)
     return jax.eval_shape(
-        lambda p, x: _apply(p, x, config=config, statistics=None, schedule=Sequential())[1], _shapes(config), image
+        lambda p, x: _apply(p, x, None, config=config, schedule=Sequential())[1], _shapes(config), image
     )
 
 
 @partial(jax.jit, static_argnames=("config", "schedule"))
-def _apply(params: Params, images: Any, *, config: Config, statistics: Any, schedule: Schedule) -> tuple[Any, Any]:
-    run = partial(_run, config=config, schedule=schedule)
-    results = P(jax.typeof(images).sharding.spec[0], None), P()
-    return checks.automatic(run, images, results)(params, images, statistics)
-
-
-def _run(params: Params, images: Any, statistics: Any, *, config: Config, schedule: Schedule) -> tuple[Any, Any]:
+def _apply(params: Params, images: Any, statistics: Any, *, config: Config, schedule: Schedule) -> tuple[Any, Any]:
     params = config.cast(params)
     left = (None,) * len(params.net) if statistics is None else statistics
     used, (stream, _) = net(config, schedule=schedule)(params.net, left, (images.astype(config.stream), ()))

@@ -256,7 +256,12 @@ def apply(
     checks.key_in(key)
     checks.step_number("start", start)
     how = {"schedule": schedule, "implementation": named, "spread": spread}
-    return _apply(kind, params, xs, lengths, carry, key, start, config=config, **how)
+    run = partial(_apply, kind, config=config, **how)
+    if spread is None:  # which says itself where what lies
+        time, examples, _ = jax.typeof(xs).sharding.spec
+        carries = jax.tree.map(lambda leaf: P(*[None] * (leaf.ndim - 2), examples, None), expected_carry)
+        run = checks.automatic(run, xs, (carries, P(time, examples, None)))
+    return run(params, xs, lengths, carry, key, start)
 
 
 @lru_cache
@@ -266,28 +271,6 @@ def shapes(kind: Kind, config: Config, batch: int) -> tuple[Any, Any]:
 
 @partial(jax.jit, static_argnums=0, static_argnames=("config", "schedule", "implementation", "spread"))
 def _apply(
-    kind: Kind,
-    params: Any,
-    xs: Any,
-    lengths: Any,
-    carry: Any,
-    key: Any,
-    start: Any,
-    *,
-    config: Config,
-    schedule: Schedule,
-    implementation: Implementation,
-    spread: Spread | None,
-) -> tuple[Any, jax.Array]:
-    run = partial(_run, kind, config=config, schedule=schedule, implementation=implementation, spread=spread)
-    if spread is not None:  # which says itself where what lies
-        return run(params, xs, lengths, carry, key, start)
-    time, batch, _ = jax.typeof(xs).sharding.spec
-    carries = jax.tree.map(lambda leaf: P(*[None] * (leaf.ndim - 2), batch, None), shapes(kind, config, xs.shape[1])[1])
-    return checks.automatic(run, xs, (carries, P(time, batch, None)))(params, xs, lengths, carry, key, start)
-
-
-def _run(
     kind: Kind,
     params: Any,
     xs: Any,

@@ -95,7 +95,8 @@ def apply(
     """
     checks.floats("xs", xs, "B D", config.input_size, config_field="config.input_size")
     checks.like("params", params, _shapes(config))
-    return _apply(params, xs, config=config, schedule=schedule)
+    run = partial(_apply, config=config, schedule=schedule)
+    return checks.automatic(run, xs, P(jax.typeof(xs).sharding.spec[0], None))(params, xs)
 
 
 @lru_cache
@@ -105,11 +106,6 @@ def _shapes(config: Config) -> Params:
 
 @partial(jax.jit, static_argnames=("config", "schedule"))
 def _apply(params: Params, xs: Any, *, config: Config, schedule: Schedule) -> jax.Array:
-    run = partial(_run, config=config, schedule=schedule)
-    return checks.automatic(run, xs, P(jax.typeof(xs).sharding.spec[0], None))(params, xs)
-
-
-def _run(params: Params, xs: Any, *, config: Config, schedule: Schedule) -> jax.Array:
     params = config.cast(params)
     stream = (xs.astype(config.compute) @ params.w + params.b).astype(config.stream)
     net = scan(turn(residual(config.step.branch)), DEPTH, schedule=schedule)

@@ -85,12 +85,16 @@ def pipeline(
             check_vma=False,  # a grid may begin its loops with constants, which are not marked as varying
         )
         inputs = jnp.arange(stages, dtype="int32"), *inputs
-        if AxisType.Explicit in mesh.axis_types:  # then a shard_map takes only what lies as it says
-            where = jax.tree.map(partial(NamedSharding, mesh), (P(STAGE), *layout))
-            inputs = jax.tree.map(jax.sharding.reshard, inputs, where)
-        return jax.jit(run)(*inputs)
+        return jax.jit(run)(*_laid_out(inputs, (P(STAGE), *layout), mesh))
 
     return pipelined
+
+
+def _laid_out(inputs: Any, layout: Any, mesh: Mesh) -> Any:
+    """Of explicit axes a `shard_map` takes only what lies as its in_specs say; of others anything."""
+    if AxisType.Explicit not in mesh.axis_types:
+        return inputs
+    return jax.tree.map(jax.sharding.reshard, inputs, jax.tree.map(partial(NamedSharding, mesh), layout))
 
 
 @dataclass(frozen=True)
