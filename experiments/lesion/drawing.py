@@ -78,12 +78,12 @@ def _name(row: dict) -> str:
 
 def _shown(row: dict, errors: Any) -> np.ndarray:
     """Test errors [seeds, ...] in %; along time, where they hardly move, what they are above the undamaged net's."""
-    return 100 * np.array(errors) - (_undamaged(row) if row["axis"] == "time" else 0)
+    return _risen(row, errors) if row["axis"] == "time" else 100 * np.array(errors)
 
 
-def _undamaged(row: dict) -> np.ndarray:
-    """In %: [seeds, 1]."""
-    return 100 * np.array(row["whole"])[:, None]
+def _risen(row: dict, errors: Any) -> np.ndarray:
+    """Test errors [seeds, ...] above the undamaged net's, in points."""
+    return 100 * (np.array(errors) - np.array(row["whole"])[:, None])
 
 
 def _band(
@@ -101,7 +101,7 @@ def _band(
 def _single(axis: Axes, rows: list[dict], along: str) -> None:
     for row in rows:
         rise, (colour, _) = along == "time" or dense(row), KINDS[row["kind"]]
-        single = 100 * np.array(row["single"]) - (_undamaged(row) if rise else 0)
+        single = _risen(row, row["single"]) if rise else 100 * np.array(row["single"])
         places = 100 * (np.arange(single.shape[1]) + 0.5) / single.shape[1]
         faded = _faded(row, rows)
         _band(axis, places, single, row, faded=faded)
